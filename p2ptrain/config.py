@@ -1,0 +1,275 @@
+"""The recipe: everything that all peers of a swarm must agree on, and its name.
+
+A recipe is written as TOML, checked once when it enters, and frozen. Its canonical bytes are
+canonical msgpack: one map from section to map from key to value, keys sorted by their bytes,
+every key present (defaults written out), integers in their shortest form, floats as float64,
+lists as arrays, text as UTF-8. The CIDv1 of these bytes is the swarm id, so whoever knows the id
+can take the recipe from anyone. Comments and the order of keys in the TOML do not matter.
+
+Errors are ConfigError: the founder or the user wrote something that cannot be done.
+"""
+
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import msgpack
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from p2ptrain.config_text import describe_errors
+from p2ptrain.errors import ConfigError
+from p2ptrain.wire.cid import Cid, cid_of, parse_cid
+from p2ptrain.wire.limits import (
+    BATCH_MAX,
+    CODEC_BLOCK,
+    LAYER_WIDTH_MAX,
+    LAYERS_MAX,
+    LOCAL_STEPS_MAX,
+    PARAMETERS_MAX,
+    RECIPE_BYTES_MAX,
+    ROUNDS_MAX,
+    SHARD_VALUES_MAX,
+    SHARDS_MAX,
+)
+
+# Any change of a summation order, a constant or a codec that changes bits counts this up; peers
+# of another number could never agree with us and are refused (DESIGN section 5).
+ARITHMETIC = 1
+
+Width = Annotated[int, Field(ge=1, le=LAYER_WIDTH_MAX)]
+
+
+class Section(BaseModel):
+    """What all parts of a recipe share: frozen, strict types, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """What is learned from."""
+
+    cid: Annotated[str, AfterValidator(parse_cid)] = Field(
+        description="the data set's CID, printed by: p2ptrain seed dataset PATH"
+    )
+    scale: float = Field(
+        default=1.0, gt=0, le=1e6, description="each stored value times this is a model input"
+    )
+
+
+class ModelSection(Section):
+    """The network."""
+
+    kind: Literal["mlp"] = Field(default="mlp", description="mlp: fully connected layers")
+    layers: tuple[Width, ...] = Field(
+        min_length=2,
+        max_length=LAYERS_MAX,
+        strict=False,
+        description="widths from the inputs to the classes, such as [64, 256, 10]",
+    )
+    activation: Literal["relu", "gelu"] = Field(
+        default="relu", description="between layers; gelu is its tanh form"
+    )
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights and biases, without padding."""
+        widths = self.layers
+        return sum((i + 1) * o for i, o in pairwise(widths))
+
+
+class InnerSection(Section):
+    """The optimiser of the local steps."""
+
+    optimizer: Literal["sgd", "adamw"] = Field(description="sgd (with momentum) or adamw")
+    learning_rate: float = Field(ge=1e-9, le=100, description="step size of a local step")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="adamw only: mean of gradients")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="adamw only: mean of squares")
+    epsilon: float = Field(default=1e-8, ge=1e-12, le=1, description="adamw only")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="adamw: decoupled; sgd: L2")
+    batch: int = Field(ge=1, le=BATCH_MAX, description="samples in a local step")
+    local_steps: int = Field(
+        ge=1, le=LOCAL_STEPS_MAX, description="local steps in a round (H); small on fast links"
+    )
+
+
+class OuterSection(Section):
+    """The optimiser that takes the averaged pseudo-gradient."""
+
+    optimizer: Literal["plain", "nesterov"] = Field(
+        default="plain", description="plain: the weighted mean; nesterov: with momentum"
+    )
+    learning_rate: float = Field(
+        default=1.0, gt=0, le=2, description="plain: 1; nesterov: 0.7 is a good start"
+    )
+    momentum: float = Field(
+        default=0.0, ge=0, le=0.9, description="nesterov: 0.5; 0.9 is unstable in short runs"
+    )
+
+    @model_validator(mode="after")
+    def _plain_has_no_momentum(self) -> Self:
+        if self.optimizer == "plain" and self.momentum != 0:
+            raise ValueError("plain has no momentum: leave it out or set optimizer = 'nesterov'")
+        return self
+
+
+class AveragingSection(Section):
+    """How contributions travel and are averaged."""
+
+    codec: Literal["int4", "int8"] = Field(
+        default="int4", description="int4 with error feedback, or int8 for twice the bytes"
+    )
+    shard_values: int = Field(
+        default=SHARD_VALUES_MAX,
+        ge=CODEC_BLOCK,
+        le=SHARD_VALUES_MAX,
+        multiple_of=CODEC_BLOCK,
+        description="values in a shard, the unit that is sent and reduced",
+    )
+    norm_max: float = Field(
+        default=10.0, ge=1e-6, le=1e6, description="norm limit of the first 8 rounds"
+    )
+    voter_after: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="final rounds that a peer contributes to before voting",
+    )
+
+
+class AdmissionSection(Section):
+    """Who may take part."""
+
+    mode: Literal["open"] = Field(default="open", description="open: whoever has the link")
+
+
+class FounderSection(Section):
+    """Who founded the swarm; written in when it is founded."""
+
+    key: str = Field(
+        default="",
+        pattern=r"^(12D3KooW[1-9A-HJ-NP-Za-km-z]{44})?$",
+        description="peer id of the founder; leave it empty, founding writes it in",
+    )
+
+
+class Recipe(Section):
+    """The definition of a run, the same on all peers; its canonical bytes name the swarm."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$",
+        description="what people call the run: letters, digits, space, . _ -",
+    )
+    arithmetic: int = Field(default=ARITHMETIC, ge=1, description="rules of computation; leave it")
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="of the initial parameters")
+    rounds: int = Field(ge=1, le=ROUNDS_MAX, description="rounds in the run")
+    data: DataSection
+    model: ModelSection
+    inner: InnerSection
+    outer: OuterSection = OuterSection()
+    averaging: AveragingSection = AveragingSection()
+    admission: AdmissionSection = AdmissionSection()
+    founder: FounderSection = FounderSection()
+
+    @model_validator(mode="after")
+    def _fits_the_limits(self) -> Self:
+        count = self.model.parameter_count
+        largest = min(PARAMETERS_MAX, SHARDS_MAX * self.averaging.shard_values)
+        if count > largest:
+            raise ValueError(
+                f"model.layers make {count:,} parameters; {SHARDS_MAX} shards of "
+                f"averaging.shard_values = {self.averaging.shard_values:,} hold {largest:,}"
+            )
+        return self
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "recipe") -> Self:
+        """Read a recipe. Raises ConfigError that lists everything wrong, naming source."""
+        if len(text.encode("utf-8")) > RECIPE_BYTES_MAX:
+            raise ConfigError(f"{source}: longer than {RECIPE_BYTES_MAX} bytes; is it a recipe?")
+        try:
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"{source}: not valid TOML: {error}.\n"
+                "Compare with a working recipe: p2ptrain init digits"
+            ) from None
+        return cls._from_tree(tree, source)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a recipe file. Raises ConfigError."""
+        try:
+            if path.stat().st_size > RECIPE_BYTES_MAX:
+                raise ConfigError(f"{path}: longer than {RECIPE_BYTES_MAX} bytes; is it a recipe?")
+            text = path.read_text("utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the recipe {path}: {error.strerror}.\n"
+                "Write a new one with: p2ptrain init digits"
+            ) from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: not UTF-8 text; a recipe is a TOML file") from None
+        return cls.from_toml(text, str(path))
+
+    @classmethod
+    def from_canonical(cls, content: bytes, source: str = "recipe") -> Self:
+        """Read canonical bytes. Raises ConfigError, also when they are not the canonical ones."""
+        if len(content) > RECIPE_BYTES_MAX:
+            raise ConfigError(f"{source}: longer than {RECIPE_BYTES_MAX} bytes")
+        try:
+            tree = msgpack.unpackb(content, raw=False, strict_map_key=True)
+        except ValueError:
+            raise ConfigError(f"{source}: not a recipe: not canonical msgpack") from None
+        recipe = cls._from_tree(tree, source)
+        if recipe.canonical != content:
+            raise ConfigError(f"{source}: not in canonical form, so its swarm id is not its own")
+        return recipe
+
+    @classmethod
+    def _from_tree(cls, tree: Any, source: str) -> Self:
+        try:
+            recipe = cls.model_validate(tree)
+        except ValidationError as error:
+            lines = describe_errors(cls, error.errors(include_url=False))
+            raise ConfigError(f"{source} cannot be used:\n  " + "\n  ".join(lines)) from None
+        _check_arithmetic(recipe.arithmetic, source)
+        return recipe
+
+    @property
+    def canonical(self) -> bytes:
+        """The bytes that the swarm id is the CID of."""
+        packed: bytes = msgpack.packb(_sorted(self.model_dump()), use_bin_type=True)
+        return packed
+
+    @property
+    def swarm_id(self) -> Cid:
+        """The swarm's name; only a recipe with its founder's key in it is a swarm."""
+        return cid_of(self.canonical)
+
+    def founded_by(self, peer_id: str) -> Self:
+        """The same recipe with the founder's key in it. Raises ConfigError if it names another."""
+        if self.founder.key not in ("", peer_id):
+            raise ConfigError(
+                f"founder.key = {self.founder.key!r}: the recipe was founded by another peer.\n"
+                "Join that swarm with its link, or empty founder.key to found a new one."
+            )
+        return self._from_tree({**self.model_dump(), "founder": {"key": peer_id}}, "recipe")
+
+
+def _check_arithmetic(arithmetic: int, source: str) -> None:
+    if arithmetic == ARITHMETIC:
+        return
+    raise ConfigError(
+        f"{source}: arithmetic = {arithmetic}, but this p2ptrain computes by rules {ARITHMETIC}; "
+        "peers of different rules never get equal bits.\n"
+        "Get the release that knows those rules: pip install --upgrade p2ptrain"
+    )
+
+
+def _sorted(tree: Any) -> Any:
+    """Maps with their keys in byte order, tuples as lists: what the packer needs."""
+    if isinstance(tree, dict):
+        return {key: _sorted(tree[key]) for key in sorted(tree)}
+    return [_sorted(item) for item in tree] if isinstance(tree, (list, tuple)) else tree

@@ -1,0 +1,78 @@
+"""Turn what pydantic found wrong with a recipe into lines that a person can act on.
+
+Every line names the key, the value that was given and what is allowed there. A key that does not
+exist gets the nearest one that does.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+# What people write who come from other programs.
+SYNONYMS = {"lr": "learning_rate", "steps": "local_steps", "eps": "epsilon", "wd": "weight_decay"}
+VALUE_CHARS_MAX = 60
+
+
+def describe_errors(
+    model: type[BaseModel], errors: Sequence[ErrorDetails], alias: Mapping[str, str] = SYNONYMS
+) -> list[str]:
+    """One line for each thing that is wrong, in the order in which pydantic found them."""
+    return [_line(model, error, alias) for error in errors]
+
+
+def _line(model: type[BaseModel], error: ErrorDetails, alias: Mapping[str, str]) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: there is no such key; {_suggestion(_section(model, path), path, alias)}"
+    field = _field(model, path)
+    meaning = f" ({field.description})" if field and field.description else ""
+    if error["type"] == "missing":
+        return f"{key}: is missing{meaning}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and not field:
+        return f"{key}: {message}" if key else message
+    return f"{key} = {_shown(error['input'])}: {_lowered(message)}{meaning}"
+
+
+def _suggestion(
+    section: type[BaseModel] | None, path: Sequence[str], alias: Mapping[str, str]
+) -> str:
+    known = list(section.model_fields) if section else []
+    wanted = path[-1]
+    near = [alias[wanted]] if alias.get(wanted) in known else []
+    near = near or difflib.get_close_matches(wanted, known, n=1)
+    allowed = "allowed here: " + ", ".join(known)
+    return f"did you mean {'.'.join([*path[:-1], near[0]])}? ({allowed})" if near else allowed
+
+
+def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
+    """The model that holds the last key of the path."""
+    section: type[BaseModel] | None = model
+    for name in path[:-1]:
+        field = section.model_fields.get(name) if section else None
+        kind = field.annotation if field else None
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return section
+
+
+def _field(model: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:
+    """The field that a path ends in; for an item of a list, the list. None for the recipe."""
+    for end in range(len(path), 0, -1):
+        section = _section(model, path[:end])
+        if section and path[end - 1] in section.model_fields:
+            return section.model_fields[path[end - 1]]
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= VALUE_CHARS_MAX else text[: VALUE_CHARS_MAX - 3] + "..."
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:]
