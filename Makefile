@@ -1,0 +1,66 @@
+# p2ptrain. `make demo` sets up and trains; `make test` sets up and tests. See README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo setup setup-dev test check fix sim soak bench lock clean
+
+help:
+	@echo "make demo   set up, then train digits with four peers on this machine"
+	@echo "make test   set up, then pass the tests"
+	@echo "make check  ruff, mypy --strict, the tests, 200 simulated swarms"
+	@echo "make fix    format, and repair what ruff can repair"
+	@echo "make sim    1,000 simulated swarms      make soak   10,000, and real processes for long"
+	@echo "make bench  the figures of benchmarks/README.md, measured on this machine"
+
+# --no-deps: the lock file is complete, and one of its pins differs from what libp2p asks for
+# (README, "What a plain pip install needs").
+$(VENV)/.run: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "p2ptrain needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
+	@echo "installing p2ptrain and its libraries into $(VENV) (about half a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --no-deps -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	$(PIP) install --no-deps -r requirements-dev.lock
+	@touch $@
+
+setup: $(VENV)/.run
+setup-dev: $(VENV)/.dev
+
+demo: setup
+	$(BIN)/p2ptrain demo
+
+test: setup-dev
+	$(BIN)/python -m pytest -q
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m simnet --seeds 200
+
+fix: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+sim: setup-dev
+	$(BIN)/python -m simnet --seeds 1000
+
+soak: setup-dev
+	$(BIN)/python -m simnet --seeds 10000
+	for run in 1 2 3 4 5; do $(BIN)/p2ptrain demo --plain || exit 1; done
+
+bench: setup-dev
+	for each in engine transport averaging; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+
+lock: setup-dev
+	$(BIN)/python .ci/make_lock.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,140 @@
+"""What a machine asks its shell to do. Machines return these; only shells carry them out.
+
+The shell carries effects out in the order of the list. That order is a promise: a Persist is on
+disk (fsync) before any Send that follows it in the same list leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2ptrain.swarm.chain import Context
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.messages import Block, Certificate, Message, Piece, Signed
+from p2ptrain.wire.peer_id import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put one message into a peer's outbox. It may be lost: machines never rely on delivery."""
+
+    to: PeerId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRecord:
+    """What must survive a crash before a vote or a promise may be sent.
+
+    promised    no vote in this view or below may be given again
+    last_view   view of the last vote, 0 if none
+    last_block  the block voted for then
+    """
+
+    promised: int
+    last_view: int
+    last_block: Block | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """Our own contribution to one parent: after a restart the same one is sent again."""
+
+    signed: Signed
+    shards: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write a record durably; a newer record of the same type replaces it."""
+
+    record: VoteRecord | CommitRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPiece:
+    """Decode the piece, and call piece_checked(now, sender, piece, norm2) with its squared norm.
+
+    norm2 is None if the bytes are malformed or not finite (protocol/codecs.md section 4).
+    """
+
+    sender: PeerId
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One contribution to reduce: factor is clip x weight, the set's largest being 65535."""
+
+    peer: PeerId
+    factor: int
+    shards: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Reduce a block's set on its parent's state, and call reduced(now, block, root, state).
+
+    block   digest of the block
+    parent  digest of the block whose state the result is applied to
+    terms   in the block's order
+    codec   codec of the terms' shards
+    """
+
+    block: Digest
+    parent: Digest
+    terms: tuple[Term, ...]
+    codec: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A certificate was adopted: its block is the new base of the next contribution.
+
+    If the shell did not reduce the block itself, it fetches the reduced shards.
+
+    certificate  the certificate
+    context      the chain's context after the block
+    finals       digests of the blocks that became final with it, oldest first
+    """
+
+    certificate: Certificate
+    context: Context
+    finals: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A peer holds a verified-by-nobody certificate that does not follow from ours: catch up."""
+
+    peer: PeerId
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Two statements of one signer that exclude one another: double vote or double commit."""
+
+    first: Signed
+    second: Signed
+
+
+Effect = Send | Persist | CheckPiece | Reduce | Apply | Behind | Proof
+
+
+class Machine(Protocol):
+    """What every state machine offers its shell and the simulator."""
+
+    @property
+    def deadline(self) -> float:
+        """When expire must be called next, seconds on the caller's clock; inf: never."""
+
+    def start(self, now: float) -> list[Effect]:
+        """Begin."""
+
+    def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
+        """Take one message. Raises RemoteProtocolError, and then nothing has changed."""
+
+    def expire(self, now: float) -> list[Effect]:
+        """The deadline has come."""
