@@ -1,9 +1,8 @@
 """The recipe: everything that all peers of a swarm must agree on, and its name.
 
 A recipe is written as TOML, checked once when it enters, and frozen. Its canonical bytes are
-canonical msgpack: one map from section to map from key to value, keys sorted by their bytes,
-every key present (defaults written out), integers in their shortest form, floats as float64,
-lists as arrays, text as UTF-8. The CIDv1 of these bytes is the swarm id, so whoever knows the id
+one document (wire/document.py): a map from section to map from key to value with every key
+present, defaults written out. The CIDv1 of these bytes is the swarm id, so whoever knows the id
 can take the recipe from anyone. Comments and the order of keys in the TOML do not matter.
 
 Errors are ConfigError: the founder or the user wrote something that cannot be done.
@@ -14,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import msgpack
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from p2ptrain.config_text import describe_errors
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.cid import Cid, cid_of, parse_cid
+from p2ptrain.wire.document import pack_document, unpack_document
 from p2ptrain.wire.limits import (
     BATCH_MAX,
     CODEC_BLOCK,
@@ -219,11 +218,12 @@ class Recipe(Section):
         if len(content) > RECIPE_BYTES_MAX:
             raise ConfigError(f"{source}: longer than {RECIPE_BYTES_MAX} bytes")
         try:
-            tree = msgpack.unpackb(content, raw=False, strict_map_key=True)
-        except ValueError:
-            raise ConfigError(f"{source}: not a recipe: not canonical msgpack") from None
+            tree = unpack_document(content)
+        except ValueError as error:
+            raise ConfigError(f"{source}: not the canonical bytes of a recipe: {error}") from None
         recipe = cls._from_tree(tree, source)
         if recipe.canonical != content:
+            # Such as a default left out: it would be a second name for one recipe.
             raise ConfigError(f"{source}: not in canonical form, so its swarm id is not its own")
         return recipe
 
@@ -240,8 +240,7 @@ class Recipe(Section):
     @property
     def canonical(self) -> bytes:
         """The bytes that the swarm id is the CID of."""
-        packed: bytes = msgpack.packb(_sorted(self.model_dump()), use_bin_type=True)
-        return packed
+        return pack_document(self.model_dump())
 
     @property
     def swarm_id(self) -> Cid:
@@ -266,10 +265,3 @@ def _check_arithmetic(arithmetic: int, source: str) -> None:
         "peers of different rules never get equal bits.\n"
         "Get the release that knows those rules: pip install --upgrade p2ptrain"
     )
-
-
-def _sorted(tree: Any) -> Any:
-    """Maps with their keys in byte order, tuples as lists: what the packer needs."""
-    if isinstance(tree, dict):
-        return {key: _sorted(tree[key]) for key in sorted(tree)}
-    return [_sorted(item) for item in tree] if isinstance(tree, (list, tuple)) else tree

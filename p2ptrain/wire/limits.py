@@ -24,3 +24,45 @@ LAYER_WIDTH_MAX = 1 << 20  # one row of weights then fills 4 MiB
 LINK_CHARS_MAX = 8192  # a link is pasted into chats and shells
 LINK_PEERS_MAX = 16  # more addresses than this never help a first contact
 ADDRESS_CHARS_MAX = 512  # a full multiaddr through a relay has about 250
+
+# --- connections (protocol/transport.md) -----------------------------------------------------
+HELLO_BYTES_MAX = 1 << 14  # versions, ids and a few addresses; a stranger sends it unjudged
+REASON_BYTES_MAX = 512  # why a connection ended: one sentence for a person
+CONNECTIONS_MAX = 2 * ROSTER_MAX  # the whole roster, and as many who join or only watch
+GREETINGS_MAX = 32  # strangers in the middle of a handshake: each costs a key exchange
+FRAME_OVERHEAD_BYTES = 256  # what an empty frame costs us in memory; it is charged as such
+OUTBOX_CONTROL_BYTES_MAX = 1 << 23  # votes and proposals of many views; more means a dead reader
+OUTBOX_BULK_BYTES_MAX = 1 << 26  # 64 chunks: half a second of a gigabit link
+INBOX_BYTES_PER_PEER_MAX = 1 << 26  # as much as an honest peer's bulk outbox can hold at once
+BYTES_PER_PEER_PER_S = 1 << 27  # what a gigabit link carries; faster for long is a flood
+BYTES_PER_PEER_BURST = 1 << 30  # a whole model or data set on loopback may come faster
+HANDSHAKE_TIMEOUT_S = 10.0  # 4 round trips; a satellite link needs about 3 s
+PING_INTERVAL_S = 5.0  # keeps NAT mappings alive (30 s at the least) and finds dead peers
+PING_TIMEOUT_S = 20.0  # four pings in silence; an overloaded laptop may pause for 10 s
+WRITE_TIMEOUT_S = 20.0  # 64 KiB in 20 s is 26 kbit/s: slower links cannot train
+DRAIN_TIMEOUT_S = 60.0  # a full outbox must empty by half: 32 MiB in 60 s is 4.5 Mbit/s
+GOODBYE_TIMEOUT_S = 1.0  # for the last words to arrive; then the line is cut
+
+# --- messages ------------------------------------------------------------------------------
+SIGNATURE_BYTES = 64  # Ed25519
+TEXT_BYTES_MAX = 1024  # one text, where no smaller bound is named: an address, a reason
+PEER_IDS_CACHED = 4096  # checked peer ids remembered by the decoder: 64 rosters, under 1 MB
+SIGNATURES_CACHED = 16_384  # verified signatures remembered: a view of 64 has under 1000; 2 MB
+KEYS_CACHED = 1024  # parsed public keys remembered: every peer of 16 full rosters
+STATE_PIECE_BYTES = 1 << 18  # a state of 10 MB in 40 pieces: enough to share among donors
+STATE_PIECES_MAX = 1 << 16  # 16 GiB: parameters and momentum at PARAMETERS_MAX, with room
+PROOF_MAX = 16  # hashes on a Merkle path: 2**16 leaves
+HEADERS_MAX = 32  # certificates a page: of 64 peers 26 kB each, so a page fits one frame
+KNOWN_MAX = 64  # digests that name a chain, spaced ever wider: 2**63 blocks
+STATES_MAX = 64  # states that a Tip offers: those since the last final block, and pinned ones
+TOPICS_MAX = 64  # swarms and data sets that one Hello names
+ADDRESSES_MAX = 16  # listen addresses of one peer
+CONTACTS_MAX = 64  # peers told at once: one roster
+REASON_BYTES_MAX = 256  # a sentence for people
+SHARDS_ASKED_MAX = 256  # shards named in one request: 32 MiB of answers at the most
+
+# --- the store of one peer -------------------------------------------------------------------
+CHECKPOINT_SECTION_BYTES_MAX = 16 * PARAMETERS_MAX  # parameters, momentum, feedback: float32 each
+CHECKPOINTS_KEPT = 4  # a torn newest file, the last final block, and room between the two
+DURABLE_BYTES_MAX = 1 << 20  # the votes and promises of one peer: a few hundred bytes in practice
+TRANSCRIPT_PAYLOAD_BYTES_MAX = 1 << 24  # a certificate of 64 votes and its block stay under 64 KiB
