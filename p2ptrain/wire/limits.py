@@ -66,3 +66,5 @@ CHECKPOINT_SECTION_BYTES_MAX = 16 * PARAMETERS_MAX  # parameters, momentum, feed
 CHECKPOINTS_KEPT = 4  # a torn newest file, the last final block, and room between the two
 DURABLE_BYTES_MAX = 1 << 20  # the votes and promises of one peer: a few hundred bytes in practice
 TRANSCRIPT_PAYLOAD_BYTES_MAX = 1 << 24  # a certificate of 64 votes and its block stay under 64 KiB
+VALUE_BYTES_MAX = CHUNK_BYTES_MAX  # a recipe or manifest travels as one Blob
+VALUE_DEPTH_MAX = 16  # a manifest nests four deep

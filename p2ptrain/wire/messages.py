@@ -1,213 +1,69 @@
-"""What peers say to one another. The normative texts are protocol/averaging.md and catchup.md.
+"""What one frame holds: a signed statement with what proves it, a request, or an answer.
 
-Three kinds of dataclass stand here, all frozen and all encoded by wire/codec.py from their field
-types alone:
-
-  parts       Entry, Block, Certificate, Signed: pieces of messages
-  statements  Commit, Have, Proposal, Vote, Timeout, Join, Leave: always inside a Signed, whose
-              signature covers the swarm id, so none can be replayed in another swarm
-  messages    what one frame holds: a signed statement with what proves it, a request, an answer
-
-Field types say what may be on the wire: int is 0..2**63-1, Digest exactly 32 bytes, PeerId a
-base58 Ed25519 peer id, Norm2 an integer below 2**128. The checks in __post_init__ raise
-ValueError, which the decoder turns into a RemoteProtocolError: a bad message cannot exist.
+The normative texts are protocol/averaging.md, catchup.md and encoding.md. Messages are frozen
+dataclasses, encoded by wire/codec.py from their field types alone; what peers sign and the parts
+of it stand in wire/statements.py and can be imported from here too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import Annotated
 
+from p2ptrain.wire.cid import CID_CHARS
 from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.fields import AtMost, Each, Only
+from p2ptrain.wire.limits import (
+    ADDRESS_CHARS_MAX,
+    ADDRESSES_MAX,
+    CHUNK_BYTES_MAX,
+    CONTACTS_MAX,
+    HEADERS_MAX,
+    KNOWN_MAX,
+    PROOF_MAX,
+    REASON_BYTES_MAX,
+    SHARDS_ASKED_MAX,
+    STATES_MAX,
+    TOPICS_MAX,
+)
 from p2ptrain.wire.peer_id import PeerId
+from p2ptrain.wire.statements import (
+    BRANCH,
+    CLOSE,
+    ROUND,
+    Ballot,
+    Block,
+    Certificate,
+    Commit,
+    Entry,
+    Have,
+    Join,
+    Leave,
+    Norm2,
+    Proposal,
+    Signed,
+    Timeout,
+    Vote,
+)
 
-Norm2 = NewType("Norm2", int)  # a squared norm in units of 2**-64, below 2**128
-
-ROUND, CLOSE, BRANCH = 0, 1, 2  # Block.kind
-
-
-# --- parts ---------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """One statement and its signature; may be relayed by anyone.
-
-    signer     whose key signed it
-    signature  64 bytes, Ed25519 over protocol/envelope.md section 2
-    statement  what was signed
-    """
-
-    signer: PeerId
-    signature: bytes
-    statement: Commit | Have | Proposal | Vote | Timeout | Join | Leave
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One contribution as a block lists it: all that later rosters, beacons and limits need.
-
-    peer    the contributor
-    commit  digest of its Commit
-    weight  training samples behind it, >= 1
-    norm2   squared norm of the whole contribution
-    reveal  the next preimage of the peer's hash chain
-    """
-
-    peer: PeerId
-    commit: Digest
-    weight: int
-    norm2: Norm2
-    reveal: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a certificate certifies, without view and signatures: (parent, list).
-
-    parent   digest of the block before it
-    kind     ROUND: entries are averaged; CLOSE: an empty block that makes its parent final;
-             BRANCH: no entries, the roster becomes `living`
-    entries  sorted by peer, one a peer; ROUND has at least one, the others none
-    joins    signed Join statements of the peers that enter the roster, sorted by signer
-    leaves   signed Leave statements of those that go, sorted by signer
-    living   BRANCH only: the roster of the branch, sorted
-    """
-
-    parent: Digest
-    kind: int
-    entries: tuple[Entry, ...]
-    joins: tuple[Signed, ...]
-    leaves: tuple[Signed, ...]
-    living: tuple[PeerId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """One voter's signature under a certificate."""
-
-    voter: PeerId
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A quorum's votes for one block in one view (for a BRANCH: the votes of all the living).
-
-    view     the view of the votes
-    block    the block
-    reduced  Merkle root of the reduced shards; zeros if the block is not a ROUND
-    state    digest of the state after the block
-    ballots  sorted by voter; each signs Vote(view, digest of block, parent, reduced, state)
-    """
-
-    view: int
-    block: Block
-    reduced: Digest
-    state: Digest
-    ballots: tuple[Ballot, ...]
-
-
-# --- statements ----------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A contribution, bound to the block that it builds on.
-
-    parent       digest of that block
-    base_state   state digest that the local steps started from
-    data         digest of the sample indices that were drawn
-    codec        4: int4 blocks, 8: int8 blocks
-    weight       samples = batch x steps done, >= 1
-    root         Merkle root of the shards
-    norms2       squared norm of each shard; its length is the number of shards
-    reveal       next preimage of the signer's hash chain
-    local_steps  steps declared for the next round
-    """
-
-    parent: Digest
-    base_state: Digest
-    data: Digest
-    codec: int
-    weight: int
-    root: Digest
-    norms2: tuple[Norm2, ...]
-    reveal: Digest
-    local_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Have:
-    """Contributions of which the signer holds and has checked all shards that it reduces.
-
-    parent   the block they build on
-    commits  digests of their Commits, sorted
-    """
-
-    parent: Digest
-    commits: tuple[Digest, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """One voter's yes, at most one a view. `block` is the block's digest."""
-
-    view: int
-    block: Digest
-    parent: Digest
-    reduced: Digest
-    state: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Timeout:
-    """A promise not to vote in `view` or below, and what the signer knew when it gave it.
-
-    view        the view given up
-    high_view   view of the newest certificate that the signer holds (0: the founding block)
-    high_block  its block's digest
-    last_view   view of the signer's last vote; 0 if it never voted
-    last_block  the block that it voted for then; None if it never voted
-    """
-
-    view: int
-    high_view: int
-    high_block: Digest
-    last_view: int
-    last_block: Block | None
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The proposer's set for one view.
-
-    view      the view
-    block     the block to vote for
-    timeouts  a quorum of signed Timeouts for view - 1, sorted by signer; empty when the parent's
-              certificate has view - 1
-    """
-
-    view: int
-    block: Block
-    timeouts: tuple[Signed, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """A peer asks to enter the roster.
-
-    tip          digest of the newest block it has applied: one of the last JOIN_AGE_BLOCKS_MAX
-    anchor       end of its hash chain: digest("reveal", first preimage)
-    local_steps  steps it declares for its first round
-    """
-
-    tip: Digest
-    anchor: Digest
-    local_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """A member asks to be let go; `tip` as in Join."""
-
-    tip: Digest
+__all__ = [  # and all that is defined below
+    "BRANCH",
+    "CLOSE",
+    "ROUND",
+    "Ballot",
+    "Block",
+    "Certificate",
+    "Commit",
+    "Entry",
+    "Have",
+    "Join",
+    "Leave",
+    "Norm2",
+    "Proposal",
+    "Signed",
+    "Timeout",
+    "Vote",
+]
 
 
 # --- messages: averaging -------------------------------------------------------------------
@@ -215,14 +71,14 @@ class Leave:
 class Statement:
     """A signed Commit, Have, Vote, Join or Leave by itself."""
 
-    signed: Signed
+    signed: Annotated[Signed, Only(("Commit", "Have", "Vote", "Join", "Leave"))]
 
 
 @dataclass(frozen=True, slots=True)
 class Propose:
     """A signed Proposal and its parent's certificate (None: the parent is the founding block)."""
 
-    signed: Signed
+    signed: Annotated[Signed, Only(("Proposal",))]
     certificate: Certificate | None
 
 
@@ -230,7 +86,7 @@ class Propose:
 class GiveUp:
     """A signed Timeout and the newest certificate that it names (None: the founding block)."""
 
-    signed: Signed
+    signed: Annotated[Signed, Only(("Timeout",))]
     certificate: Certificate | None
 
 
@@ -255,8 +111,8 @@ class Piece:
     parent: Digest
     contributor: PeerId
     shard: int
-    proof: tuple[Digest, ...]
-    data: bytes
+    proof: Annotated[tuple[Digest, ...], AtMost(PROOF_MAX)]
+    data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +121,7 @@ class GetContribution:
 
     parent: Digest
     contributor: PeerId
-    shards: tuple[int, ...]
+    shards: Annotated[tuple[int, ...], AtMost(SHARDS_ASKED_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +150,7 @@ class Tip:
 
     certificate: Certificate | None
     rounds: int
-    states: tuple[Digest, ...]
+    states: Annotated[tuple[Digest, ...], AtMost(STATES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +161,7 @@ class GetHeaders:
     count   how many at most
     """
 
-    known: tuple[Digest, ...]
+    known: Annotated[tuple[Digest, ...], AtMost(KNOWN_MAX)]
     count: int
 
 
@@ -314,7 +170,7 @@ class Headers:
     """Consecutive certificates after `after`, oldest first; empty: that is the tip."""
 
     after: Digest
-    certificates: tuple[Certificate, ...]
+    certificates: Annotated[tuple[Certificate, ...], AtMost(HEADERS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +187,8 @@ class StatePiece:
 
     block: Digest
     index: int
-    proof: tuple[Digest, ...]
-    data: bytes
+    proof: Annotated[tuple[Digest, ...], AtMost(PROOF_MAX)]
+    data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,23 +205,23 @@ class ReducedPiece:
 
     block: Digest
     shard: int
-    proof: tuple[Digest, ...]
-    data: bytes
+    proof: Annotated[tuple[Digest, ...], AtMost(PROOF_MAX)]
+    data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class GetBlob:
     """Asks for the bytes of a CID: a recipe, a manifest or a data chunk."""
 
-    cid: str
+    cid: Annotated[str, AtMost(CID_CHARS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
     """The bytes of a CID."""
 
-    cid: str
-    data: bytes
+    cid: Annotated[str, AtMost(CID_CHARS)]
+    data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,9 +245,9 @@ class Hello:
 
     protocol: int
     arithmetic: int
-    topics: tuple[str, ...]
-    agent: str
-    addresses: tuple[str, ...]
+    topics: Annotated[tuple[str, ...], AtMost(TOPICS_MAX), Each(CID_CHARS)]
+    agent: Annotated[str, AtMost(REASON_BYTES_MAX)]
+    addresses: Annotated[tuple[str, ...], AtMost(ADDRESSES_MAX), Each(ADDRESS_CHARS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,21 +255,21 @@ class Contact:
     """A peer and where it was reached last."""
 
     peer: PeerId
-    addresses: tuple[str, ...]
+    addresses: Annotated[tuple[str, ...], AtMost(ADDRESSES_MAX), Each(ADDRESS_CHARS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
     """Peers of this swarm that the sender is connected to."""
 
-    contacts: tuple[Contact, ...]
+    contacts: Annotated[tuple[Contact, ...], AtMost(CONTACTS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
     """The sender stops; why, for people."""
 
-    reason: str
+    reason: Annotated[str, AtMost(REASON_BYTES_MAX)]
 
 
 Averaging = Statement | Propose | GiveUp | Certified | Piece | GetContribution | GetVotes

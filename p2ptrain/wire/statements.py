@@ -1,0 +1,210 @@
+"""What peers sign, and the parts of it. The normative text is protocol/averaging.md.
+
+  parts       Entry, Block, Ballot, Certificate, Signed: pieces of messages
+  statements  Commit, Have, Proposal, Vote, Timeout, Join, Leave: always inside a Signed, whose
+              signature covers the swarm id, so none can be replayed in another swarm
+
+All are frozen and encoded by wire/codec.py from their field types alone. Field types say what
+may be on the wire: int is 0..2**63-1, Digest exactly 32 bytes, PeerId a base58 Ed25519 peer id,
+Norm2 an integer below 2**128; wire/fields.py has the marks for the rest. The checks in
+__post_init__ raise ValueError, which the decoder turns into a RemoteProtocolError: a bad part
+cannot exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, NewType
+
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.fields import AtMost, Exactly, Only
+from p2ptrain.wire.limits import ROSTER_MAX, SHARDS_MAX, SIGNATURE_BYTES
+from p2ptrain.wire.peer_id import PeerId
+
+Norm2 = NewType("Norm2", int)  # a squared norm in units of 2**-64, below 2**128
+
+ROUND, CLOSE, BRANCH = 0, 1, 2  # Block.kind
+
+
+# --- parts ---------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """One statement and its signature; may be relayed by anyone.
+
+    signer     whose key signed it
+    signature  64 bytes, Ed25519 over protocol/envelope.md section 2
+    statement  what was signed
+    """
+
+    signer: PeerId
+    signature: Annotated[bytes, Exactly(SIGNATURE_BYTES)]
+    statement: Commit | Have | Proposal | Vote | Timeout | Join | Leave
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One contribution as a block lists it: all that later rosters, beacons and limits need.
+
+    peer    the contributor
+    commit  digest of its Commit
+    weight  training samples behind it, >= 1
+    norm2   squared norm of the whole contribution
+    reveal  the next preimage of the peer's hash chain
+    """
+
+    peer: PeerId
+    commit: Digest
+    weight: int
+    norm2: Norm2
+    reveal: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a certificate certifies, without view and signatures: (parent, list).
+
+    parent   digest of the block before it
+    kind     ROUND: entries are averaged; CLOSE: an empty block that makes its parent final;
+             BRANCH: no entries, the roster becomes `living`
+    entries  sorted by peer, one a peer; ROUND has at least one, the others none
+    joins    signed Join statements of the peers that enter the roster, sorted by signer
+    leaves   signed Leave statements of those that go, sorted by signer
+    living   BRANCH only: the roster of the branch, sorted
+    """
+
+    parent: Digest
+    kind: int
+    entries: Annotated[tuple[Entry, ...], AtMost(ROSTER_MAX)]
+    joins: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Join",))]
+    leaves: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Leave",))]
+    living: Annotated[tuple[PeerId, ...], AtMost(ROSTER_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One voter's signature under a certificate."""
+
+    voter: PeerId
+    signature: Annotated[bytes, Exactly(SIGNATURE_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A quorum's votes for one block in one view (for a BRANCH: the votes of all the living).
+
+    view     the view of the votes
+    block    the block
+    reduced  Merkle root of the reduced shards; zeros if the block is not a ROUND
+    state    digest of the state after the block
+    ballots  sorted by voter; each signs Vote(view, digest of block, parent, reduced, state)
+    """
+
+    view: int
+    block: Block
+    reduced: Digest
+    state: Digest
+    ballots: Annotated[tuple[Ballot, ...], AtMost(ROSTER_MAX)]
+
+
+# --- statements ----------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A contribution, bound to the block that it builds on.
+
+    parent       digest of that block
+    base_state   state digest that the local steps started from
+    data         digest of the sample indices that were drawn
+    codec        4: int4 blocks, 8: int8 blocks
+    weight       samples = batch x steps done, >= 1
+    root         Merkle root of the shards
+    norms2       squared norm of each shard; its length is the number of shards
+    reveal       next preimage of the signer's hash chain
+    local_steps  steps declared for the next round
+    """
+
+    parent: Digest
+    base_state: Digest
+    data: Digest
+    codec: int
+    weight: int
+    root: Digest
+    norms2: Annotated[tuple[Norm2, ...], AtMost(SHARDS_MAX)]
+    reveal: Digest
+    local_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """Contributions of which the signer holds and has checked all shards that it reduces.
+
+    parent   the block they build on
+    commits  digests of their Commits, sorted
+    """
+
+    parent: Digest
+    commits: Annotated[tuple[Digest, ...], AtMost(ROSTER_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One voter's yes, at most one a view. `block` is the block's digest."""
+
+    view: int
+    block: Digest
+    parent: Digest
+    reduced: Digest
+    state: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """A promise not to vote in `view` or below, and what the signer knew when it gave it.
+
+    view        the view given up
+    high_view   view of the newest certificate that the signer holds (0: the founding block)
+    high_block  its block's digest
+    last_view   view of the signer's last vote; 0 if it never voted
+    last_block  the block that it voted for then; None if it never voted
+    """
+
+    view: int
+    high_view: int
+    high_block: Digest
+    last_view: int
+    last_block: Block | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The proposer's set for one view.
+
+    view      the view
+    block     the block to vote for
+    timeouts  a quorum of signed Timeouts for view - 1, sorted by signer; empty when the parent's
+              certificate has view - 1
+    """
+
+    view: int
+    block: Block
+    timeouts: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Timeout",))]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A peer asks to enter the roster.
+
+    tip          digest of the newest block it has applied: one of the last JOIN_AGE_BLOCKS_MAX
+    anchor       end of its hash chain: digest("reveal", first preimage)
+    local_steps  steps it declares for its first round
+    """
+
+    tip: Digest
+    anchor: Digest
+    local_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A member asks to be let go; `tip` as in Join."""
+
+    tip: Digest
