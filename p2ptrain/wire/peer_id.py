@@ -48,3 +48,15 @@ def public_key_of(peer_id: str) -> bytes:
     if peer_id_of(public_key) != peer_id:  # the decoder forgives trailing spaces; we do not
         raise ValueError("not the canonical text of a peer id")
     return public_key
+
+
+def peer_id_in(address: str) -> PeerId:
+    """The peer id at the end of a full multiaddr, ".../p2p/<peer id>".
+
+    Raises ValueError if there is none or it is not an Ed25519 peer id.
+    """
+    _, found, peer_id = address.rpartition("/p2p/")
+    if not found:
+        raise ValueError("the address does not end in /p2p/<peer id>")
+    public_key_of(peer_id)
+    return PeerId(peer_id)
