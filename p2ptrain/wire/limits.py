@@ -68,3 +68,22 @@ DURABLE_BYTES_MAX = 1 << 20  # the votes and promises of one peer: a few hundred
 TRANSCRIPT_PAYLOAD_BYTES_MAX = 1 << 24  # a certificate of 64 votes and its block stay under 64 KiB
 VALUE_BYTES_MAX = CHUNK_BYTES_MAX  # a recipe or manifest travels as one Blob
 VALUE_DEPTH_MAX = 16  # a manifest nests four deep
+
+# --- data sets -------------------------------------------------------------------------------
+DATASET_BYTES_MAX = 1 << 33  # seeding holds the records in memory twice: 16 GiB at the most
+DATASET_FILES_MAX = 64  # in a folder of IDX files: two a split
+MANIFEST_BYTES_MAX = CHUNK_BYTES_MAX  # so a manifest is a block like any other: 15,000 chunks
+MANIFEST_CHUNKS_MAX = 1 << 14  # 16 GiB of data; larger sets need a tree of manifests
+RECORD_DIMENSIONS_MAX = 8  # video with channels has 4
+CLASSES_MAX = 1 << 16  # labels then fit two bytes
+LICENCE_CHARS_MAX = 128  # an SPDX expression
+WINDOW_CHUNKS = 64  # chunks that a peer draws its samples from; smaller sets are used whole
+
+# --- averaging -------------------------------------------------------------------------------
+LIMIT_ROUNDS = 8  # rounds that the norm limit looks back on (DESIGN section 4, rule 4)
+JOIN_AGE_BLOCKS_MAX = 32  # a Join or Leave older than this many blocks proves no present wish
+JOINS_PENDING_MAX = ROSTER_MAX  # a block takes no more; who is turned away asks again
+VIEW_MAX = 1 << 62  # a billion rounds, each with a billion timeouts; and below 63 bits
+EARLY_COMMITS_MAX = ROSTER_MAX  # commits for a block not seen yet: one a member
+TIMEOUTS_PER_VOTER_MAX = 4  # views of one voter remembered: its newest, and some on the way
+REVEALS_CHECKPOINT = 256  # hashes recomputed at most to find a preimage in a hash chain

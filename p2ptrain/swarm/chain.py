@@ -1,0 +1,260 @@
+"""The chain of certified blocks: what follows from each, by pure functions.
+
+A Context is all that the protocol needs to know of a chain at one block: who the members are, who
+may vote, the beacon, the norm limits. It follows from the founding block and the certificates
+alone, so every peer computes the same one, and a joiner can check the whole of it. The numbers in
+errors are sections of protocol/averaging.md.
+
+  genesis   the founding block: one member, no certificate
+  advance   the context after one more block
+  quorum    q = ceil(2M/3) of the M voters: any two quorums share a voter, and with floor((M-1)/3)
+            liars still an honest one
+
+A certificate's view is not part of its block: a block that was certified twice, in two views, is
+one block. Context.view is the view of the certificate that we hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from p2ptrain.errors import LocalProtocolError
+from p2ptrain.swarm.weights import limit2_of_round
+from p2ptrain.wire.codec import block_digest
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.limits import JOIN_AGE_BLOCKS_MAX, LIMIT_ROUNDS
+from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Join, Vote
+from p2ptrain.wire.peer_id import PeerId
+
+ABSENT_BLOCKS_MAX = 2  # consecutive ROUND blocks without a contribution, and a member is out
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the recipe says about averaging; the same on all peers.
+
+    codec        4: int4 blocks, 8: int8 blocks
+    shard_bytes  the size of each shard of a contribution in that codec
+    rounds       ROUND blocks in the run
+    weight_max   the most samples that one contribution may claim
+    norm_max2    limit of the squared norm in the first 8 rounds, units of 2**-64
+    voter_after  certified contributions after which a member votes; 0: at once
+    """
+
+    codec: int
+    shard_bytes: tuple[int, ...]
+    rounds: int
+    weight_max: int
+    norm_max2: int
+    voter_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One peer of a roster.
+
+    peer         who
+    anchor       newest point of its hash chain; None: the founder before its first contribution
+    voter        whether it votes, reduces and proposes
+    rounds       certified blocks with its contribution in them
+    absent       consecutive ROUND blocks without it, up to now
+    local_steps  steps that it declared when it joined
+    """
+
+    peer: PeerId
+    anchor: Digest | None
+    voter: bool
+    rounds: int
+    absent: int
+    local_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The chain as it stands after one block.
+
+    block         digest of that block
+    parent        digest of the block before it; the founding block is its own parent
+    view          view of its certificate; 0: the founding block
+    height        blocks since the founding block
+    rounds        ROUND blocks among them
+    state         digest of the state after the block
+    beacon        the public random value that draws proposers and data
+    roster        members, sorted by peer
+    limits        squared norm limits of the last LIMIT_ROUNDS rounds, oldest first
+    kind          kind of the block
+    branch_depth  BRANCH blocks since the founding block
+    recent        digests of the last JOIN_AGE_BLOCKS_MAX blocks, this one last
+    unfinal       digests of the blocks up to this one that are not final yet, oldest first
+    """
+
+    block: Digest
+    parent: Digest
+    view: int
+    height: int
+    rounds: int
+    state: Digest
+    beacon: Digest
+    roster: tuple[Member, ...]
+    limits: tuple[int, ...]
+    kind: int
+    branch_depth: int
+    recent: tuple[Digest, ...]
+    unfinal: tuple[Digest, ...]
+
+    def member(self, peer: PeerId) -> Member | None:
+        """The member of that name, if there is one."""
+        return next((m for m in self.roster if m.peer == peer), None)
+
+
+def genesis(swarm: Digest, founder: PeerId, state: Digest) -> Context:
+    """The founding block: the founder alone, whose first reveal will be taken as it comes.
+
+    swarm  what signatures name the swarm by (wire/envelope.py)
+    state  digest of the initial state, which follows from the recipe
+    """
+    block = digest("genesis", swarm, founder.encode("ascii"))
+    return Context(
+        block=block,
+        parent=block,
+        view=0,
+        height=0,
+        rounds=0,
+        state=state,
+        beacon=digest("beacon", swarm),
+        roster=(Member(founder, None, True, 0, 0, 1),),
+        limits=(),
+        kind=ROUND,
+        branch_depth=0,
+        recent=(block,),
+        unfinal=(),
+    )
+
+
+# --- who decides -----------------------------------------------------------------------------
+def quorum(voters: int) -> int:
+    """Votes that certify: ceil(2M/3)."""
+    return -(-2 * voters // 3)
+
+
+def liars_max(voters: int) -> int:
+    """Double signers that M voters tolerate: floor((M-1)/3)."""
+    return (voters - 1) // 3
+
+
+def voters(context: Context) -> tuple[PeerId, ...]:
+    """The peers that vote on children of this block, sorted."""
+    return tuple(m.peer for m in context.roster if m.voter)
+
+
+def proposer(context: Context, view: int) -> PeerId:
+    """Whose proposal counts in a view: consecutive views pass through all voters in turn.
+
+    An independent draw for each view could name one dead voter several times in a row; in turns, d
+    dead voters cost d views at most.
+    """
+    peers = voters(context)
+    return peers[(int.from_bytes(context.beacon, "big") + view) % len(peers)]
+
+
+def reducers_of(context: Context, shard: int) -> tuple[PeerId, ...]:
+    """Who reduces a shard: every voter (k = M); a draw by the beacon where k < M."""
+    del shard  # all shards alike while k = M
+    return voters(context)
+
+
+# --- what follows from a block ---------------------------------------------------------------
+def next_beacon(beacon: Digest, block: Block) -> Digest:
+    """The beacon after a block: no payload and no signature enters it, or it could be ground."""
+    parts = [part for e in block.entries for part in (e.peer.encode("ascii"), e.reveal)]
+    return digest("beacon", beacon, *parts)
+
+
+def reveal_follows(member: Member, reveal: Digest) -> bool:
+    """Whether a reveal is the preimage of the member's anchor."""
+    return member.anchor is None or digest("reveal", reveal) == member.anchor
+
+
+def next_roster(context: Context, block: Block, settings: Settings) -> tuple[Member, ...]:
+    """The roster after a legal block: joiners in, leavers and the long absent out."""
+    if block.kind == BRANCH:
+        return tuple(replace(m, absent=0) for m in context.roster if m.peer in block.living)
+    if block.kind != ROUND:
+        return context.roster
+    reveals = {e.peer: e.reveal for e in block.entries}
+    gone = {s.signer for s in block.leaves}
+    members = [_after_round(m, reveals.get(m.peer)) for m in context.roster if m.peer not in gone]
+    members = [m for m in members if m.absent < ABSENT_BLOCKS_MAX]
+    for signed in block.joins:
+        join = signed.statement
+        if not isinstance(join, Join):
+            raise LocalProtocolError("a block's joins were not checked")
+        members.append(Member(signed.signer, join.anchor, False, 0, 0, join.local_steps))
+    return tuple(_promoted(sorted(members, key=lambda m: m.peer), settings))
+
+
+def _after_round(member: Member, reveal: Digest | None) -> Member:
+    if reveal is None:
+        return replace(member, absent=member.absent + 1)
+    return replace(member, anchor=reveal, rounds=member.rounds + 1, absent=0)
+
+
+def _promoted(members: list[Member], settings: Settings) -> list[Member]:
+    """New voters, a few a block: a crowd of joiners must not outvote the old roster at once."""
+    count = sum(m.voter for m in members)
+    ready = [m for m in members if not m.voter and m.rounds >= settings.voter_after]
+    if count == 0 and not ready:  # nobody could decide any more: whoever contributed most does
+        ready = members
+    ready.sort(key=lambda m: (-m.rounds, m.peer))
+    chosen = {m.peer for m in ready[: max(1, count // 8)]}
+    return [replace(m, voter=m.voter or m.peer in chosen) for m in members]
+
+
+def finals(context: Context, certificate: Certificate) -> tuple[Digest, ...]:
+    """The blocks that become final with a child of this context's block, oldest first.
+
+    A certified block is final, and its ancestors with it, when a child is certified in the very
+    next view; a BRANCH makes nothing final, for no quorum signed it.
+    """
+    consecutive = certificate.view == context.view + 1 and certificate.block.kind != BRANCH
+    return context.unfinal if consecutive else ()
+
+
+def advance(context: Context, certificate: Certificate, settings: Settings) -> Context:
+    """The context after a verified certificate for a child of this context's block."""
+    block = certificate.block
+    name = block_digest(block)
+    if block.parent != context.block:
+        raise LocalProtocolError("advance needs a certificate for a child of the context's block")
+    limits = context.limits
+    if block.kind == ROUND:
+        limit2 = limit2_of_round([e.norm2 for e in block.entries], limits, settings.norm_max2)
+        limits = (*limits, limit2)[-LIMIT_ROUNDS:]
+    done = finals(context, certificate)
+    return Context(
+        block=name,
+        parent=block.parent,
+        view=certificate.view,
+        height=context.height + 1,
+        rounds=context.rounds + (block.kind == ROUND),
+        state=certificate.state,
+        beacon=next_beacon(context.beacon, block),
+        roster=next_roster(context, block, settings),
+        limits=limits,
+        kind=block.kind,
+        branch_depth=context.branch_depth + (block.kind == BRANCH),
+        recent=(*context.recent, name)[-JOIN_AGE_BLOCKS_MAX:],
+        unfinal=(name,) if done else (*context.unfinal, name),
+    )
+
+
+def vote_of(certificate: Certificate) -> Vote:
+    """What each ballot of a certificate signs."""
+    block = certificate.block
+    return Vote(
+        view=certificate.view,
+        block=block_digest(block),
+        parent=block.parent,
+        reduced=certificate.reduced,
+        state=certificate.state,
+    )
