@@ -1,0 +1,34 @@
+/*
+ * selftest: probes of a device's arithmetic, and detmath one value at a time.
+ *
+ *   a, b, c  (n)  float32  in
+ *   out      (n)  float32  out
+ *
+ *   probe_fma                fused(a, b, c)
+ *   probe_contraction        a * b + c with two roundings: contraction must be off
+ *   probe_denormal           a * b, where denormal results must be kept
+ *   probe_div                det_div(a, b)
+ *   probe_sqrt, probe_exp, probe_log, probe_tanh   of a
+ *
+ * One work-item for each value. Used by p2ptrain/device/selftest.py and by tests; numpy twins in
+ * p2ptrain/device/reference_math.py.
+ */
+
+#include "detmath.cl"
+
+#define PROBE(NAME, EXPRESSION)                                                             \
+    __kernel void NAME(__global const float *a, __global const float *b,                    \
+                       __global const float *c, __global float *out)                        \
+    {                                                                                       \
+        const int i = get_global_id(0);                                                     \
+        out[i] = EXPRESSION;                                                                \
+    }
+
+PROBE(probe_fma, fused(a[i], b[i], c[i]))
+PROBE(probe_contraction, a[i] * b[i] + c[i])
+PROBE(probe_denormal, a[i] * b[i])
+PROBE(probe_div, det_div(a[i], b[i]))
+PROBE(probe_sqrt, det_sqrt(a[i]))
+PROBE(probe_exp, det_exp(a[i]))
+PROBE(probe_log, det_log(a[i]))
+PROBE(probe_tanh, det_tanh(a[i]))

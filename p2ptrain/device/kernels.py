@@ -1,0 +1,213 @@
+"""Find, build and launch the OpenCL kernels of kernels/.
+
+Theory of operation. A source file is read with its `#include "x.cl"` lines replaced by the files
+they name, so that a path with spaces or a compiler without -I makes no difference. A program is
+built once for each file and set of defines and kept; the driver keeps the compiled form on disk
+(PoCL under POCL_CACHE_DIR).
+
+A `Launch` is one kernel object with its arguments set once: 1.5 microseconds to enqueue, against
+8 when the arguments are set each time. A plan is a list of launches that is replayed.
+
+Fused multiply-add. Built-ins of pip's PoCL 3.0 are not inlined on some CPUs, where `fma()` costs
+ten times what it should. There the kernels are built with -DCONTRACTED_FMA, which spells it as
+a*b+c in a place where the compiler may contract it. That is allowed only after `contracts_fma`
+has seen this device do so with the right bits.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyopencl as cl
+from numpy.typing import NDArray
+
+from p2ptrain.device.opencl import Device, DeviceArray, LocalMemory
+from p2ptrain.errors import DeviceError
+
+Argument = DeviceArray | LocalMemory | np.int32 | np.uint32 | np.float32 | np.uint64 | np.int64
+
+PACKAGE = Path(__file__).parents[1]
+# In the wheel the kernels are beside the package's modules, in a checkout beside the package.
+SOURCE_FOLDERS = (PACKAGE / "_kernels", PACKAGE.parent / "kernels")
+INCLUDE = re.compile(r'^#include "([a-z_]+\.cl)"$', re.MULTILINE)
+CONTRACTED_FMA = "CONTRACTED_FMA=1"
+LOCAL_SIZE = 64  # of kernels with one work-item a value
+
+
+def source_folder() -> Path:
+    """The folder of the kernel sources, in a wheel or in a checkout.
+
+    Raises:
+      DeviceError  neither is there: the installation is damaged
+    """
+    for folder in SOURCE_FOLDERS:
+        if (folder / "common.cl").is_file():
+            return folder
+    looked = " and ".join(str(folder) for folder in SOURCE_FOLDERS)
+    raise DeviceError(f"the kernel sources are missing from {looked}; install p2ptrain again")
+
+
+def read_source(name: str) -> str:
+    """The text of kernels/<name>.cl, each included file in place of its first #include."""
+    folder = source_folder()
+    included: set[str] = set()
+
+    def expand(file: str) -> str:
+        if file in included:
+            return ""
+        included.add(file)
+        return INCLUDE.sub(lambda match: expand(match[1]), (folder / file).read_text("utf-8"))
+
+    return expand(f"{name}.cl")
+
+
+class Launch:
+    """One kernel with its arguments and its geometry, ready to be enqueued again and again."""
+
+    __slots__ = ("_arguments", "_global_size", "_kernel", "_local_size", "_queue", "name")
+
+    def __init__(
+        self,
+        queue: Any,
+        kernel: Any,
+        global_size: tuple[int, ...],
+        local_size: tuple[int, ...],
+        arguments: Sequence[Argument],
+    ) -> None:
+        self.name: str = kernel.function_name
+        self._queue = queue
+        self._kernel = kernel
+        self._global_size = global_size
+        self._local_size = local_size
+        self._arguments = arguments  # keeps the arrays alive: OpenCL does not count their owners
+        for index, argument in enumerate(arguments):
+            kernel.set_arg(index, _as_opencl(argument))
+
+    def set_scalar(self, index: int, value: np.int32 | np.float32) -> None:
+        """Give one scalar argument another value for the launches to come."""
+        self._kernel.set_arg(index, value)
+
+    def enqueue(self) -> None:
+        """Put the launch into the queue, without waiting.
+
+        Raises:
+          DeviceError  the driver refuses it
+        """
+        try:
+            cl.enqueue_nd_range_kernel(
+                self._queue, self._kernel, self._global_size, self._local_size
+            )
+        except cl.Error as error:
+            raise DeviceError(f"kernel {self.name} cannot be launched: {error}") from error
+
+
+class KernelLibrary:
+    """The kernels of kernels/, built for one device as they are asked for."""
+
+    def __init__(self, device: Device, contracted_fma: bool | None = None) -> None:
+        """Bind to a device.
+
+        Args:
+          device          where the kernels run
+          contracted_fma  None: a probe decides; a value forces it, which tests do
+        """
+        self.device = device
+        self._contracted_fma = contracted_fma
+        self._programs: dict[tuple[str, tuple[str, ...]], Any] = {}
+
+    @cached_property
+    def contracted_fma(self) -> bool:
+        """Whether kernels may spell a fused multiply-add as a*b+c on this device."""
+        if self._contracted_fma is None:
+            return contracts_fma(self.device)
+        return self._contracted_fma
+
+    def launch(
+        self,
+        kernel: str,
+        global_size: tuple[int, ...],
+        local_size: tuple[int, ...],
+        arguments: Sequence[Argument],
+        defines: Sequence[str] = (),
+    ) -> Launch:
+        """A launch of one kernel.
+
+        Args:
+          kernel       "file.name": kernels/file.cl and the function in it
+          global_size  work-items, a multiple of local_size in each dimension
+          local_size   work-items of a group; few different ones, each is compiled at first use
+          arguments    arrays, local memory and numpy scalars, in the kernel's order and types
+          defines      "NAME=value" for the kernel's #ifndef tunables
+
+        Raises:
+          DeviceError  the kernel does not build
+        """
+        file, name = kernel.split(".")
+        if self.contracted_fma:
+            defines = (*defines, CONTRACTED_FMA)
+        program = self._program(file, tuple(defines))
+        return Launch(
+            self.device.queue, cl.Kernel(program, name), global_size, local_size, arguments
+        )
+
+    def _program(self, file: str, defines: tuple[str, ...]) -> Any:
+        if (file, defines) not in self._programs:
+            self._programs[file, defines] = build(self.device, file, defines)
+        return self._programs[file, defines]
+
+
+def build(device: Device, file: str, defines: tuple[str, ...]) -> Any:
+    """Build kernels/<file>.cl; no option that relaxes arithmetic is ever passed.
+
+    Raises:
+      DeviceError  with the compiler's log
+    """
+    options = ["-cl-std=CL1.2", *(f"-D{define}" for define in defines)]
+    try:
+        return cl.Program(device.context, read_source(file)).build(options)
+    except cl.Error as error:
+        raise DeviceError(
+            f"kernels/{file}.cl does not build on {device.info.title}: {error}"
+        ) from (error)
+
+
+def contracts_fma(device: Device) -> bool:
+    """Whether this device fuses a*b+c where contraction is on, with the bits of a real fma.
+
+    The inputs are such that a product rounded before the addition gives another sum: each
+    a * b is 1 + 2^-11 + 2^-24 exactly, c is -(1 + 2^-11), and only a fused operation keeps 2^-24.
+    """
+    n = LOCAL_SIZE
+    a = np.full(n, 1 + 2.0**-12, np.float32)
+    c = np.full(n, -(1 + 2.0**-11), np.float32)
+    try:
+        program = build(device, "selftest", (CONTRACTED_FMA,))
+    except DeviceError:
+        return False  # a compiler without this pragma; fma() is always there
+    out = device.zeros((n,))
+    arguments = (device.upload(a), device.upload(a), device.upload(c), out)
+    Launch(device.queue, cl.Kernel(program, "probe_fma"), (n,), (LOCAL_SIZE,), arguments).enqueue()
+    return np.array_equal(out.read(), np.full(n, 2.0**-24, np.float32))
+
+
+def ceil_to(count: int, multiple: int) -> int:
+    """The least multiple that is not below count."""
+    return -(-count // multiple) * multiple
+
+
+def _as_opencl(argument: Argument) -> Any:
+    if isinstance(argument, DeviceArray):
+        return argument.handle
+    if isinstance(argument, LocalMemory):
+        return cl.LocalMemory(argument.nbytes)
+    return argument
+
+
+def run(launches: Sequence[Launch], result: DeviceArray) -> NDArray[Any]:
+    """Enqueue launches in order and read one result; for self-tests and tests."""
+    for launch in launches:
+        launch.enqueue()
+    return result.read()

@@ -1,0 +1,163 @@
+"""kernels/common.cl and kernels/detmath.cl again in numpy, equal bit for bit.
+
+This is what the functions mean. Where the kernel computes what IEEE 754 defines, division and
+square root, the twin takes numpy's own and so checks the algorithm rather than repeats it. Where
+the kernel defines the result, exp, log and tanh, the twin repeats the order of operations.
+
+All functions take and return float32 arrays of any one shape. Overflow and invalid operations
+are part of the definitions, so numpy is asked to be silent about them.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+TINY = np.float32(2.0**-63)
+NORMAL_MIN = np.float32(2.0**-126)
+QUIET = {"over": "ignore", "under": "ignore", "invalid": "ignore", "divide": "ignore"}
+CANONICAL_NAN = np.uint32(0x7FC00000).view(np.float32)
+
+EXP_COEFFICIENTS = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
+LOG_COEFFICIENTS = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+TANH_COEFFICIENTS = (
+    -5.70498872745e-3,
+    2.06390887954e-2,
+    -5.37397155531e-2,
+    1.33314422036e-1,
+    -3.33332819422e-1,
+)
+
+
+def fma(a: Floats | np.float32, b: Floats | np.float32, c: Floats | np.float32) -> Floats:
+    """The fused a * b + c, rounded once.
+
+    numpy has no fused operation, and float64 rounded to float32 rounds twice. The float64 sum is
+    therefore rounded to odd first: when it is not exact and its last bit is even, it moves to the
+    odd neighbour on the side of the exact sum, and 53 bits to odd then 24 bits to nearest equals
+    24 bits to nearest. Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008.
+    """
+    product = np.multiply(a, b, dtype=np.float64)  # exact: 24 + 24 bits
+    with np.errstate(**QUIET):  # type: ignore[arg-type]  # the stubs want literals
+        total = np.asarray(product + c)
+        shift = total - product
+        error = (product - (total - shift)) + (c - shift)  # Knuth's two-sum: what total lost
+        bits = total.view(np.int64)
+        towards = np.where((error > 0) == (total > 0), bits + 1, bits - 1)
+        inexact = np.isfinite(error) & (error != 0)
+        odd = np.where(inexact & (bits & 1 == 0), towards, bits).view(np.float64)
+        return odd.astype(np.float32)
+
+
+def flush_tiny(x: Floats) -> Floats:
+    """+0 for |x| < 2^-63, else x; NaN stays NaN."""
+    return np.where(np.abs(x) < TINY, np.float32(0), x).astype(np.float32)
+
+
+def without_denormals(x: Floats) -> Floats:
+    """A denormal argument counts as the zero of its sign."""
+    return np.where(np.abs(x) < NORMAL_MIN, np.copysign(np.float32(0), x), x).astype(np.float32)
+
+
+def canonical_nan(x: Floats) -> Floats:
+    """Every NaN as 0x7fc00000."""
+    return np.where(np.isnan(x), CANONICAL_NAN, x).astype(np.float32)
+
+
+def div(a: Floats, b: Floats) -> Floats:
+    """The quotient, correctly rounded; zero of its sign where its 24 bits are under 2^-126."""
+    a, b = np.broadcast_arrays(without_denormals(np.asarray(a)), without_denormals(np.asarray(b)))
+    mantissa_a, exponent_a = np.frexp(a)
+    mantissa_b, exponent_b = np.frexp(b)
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        quotient = (mantissa_a / mantissa_b).astype(np.float64)
+        scaled = np.ldexp(quotient, exponent_a - exponent_b)
+        small = np.abs(scaled) < NORMAL_MIN
+        scaled = np.where(small, np.copysign(0.0, scaled), scaled)
+        special = (a == 0) | (b == 0) | ~np.isfinite(a) | ~np.isfinite(b)
+        return canonical_nan(np.where(special, a / b, scaled.astype(np.float32)))
+
+
+def sqrt(x: Floats) -> Floats:
+    """Square root, correctly rounded; NaN below zero."""
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        return canonical_nan(np.sqrt(without_denormals(np.asarray(x))))
+
+
+def exp(x: Floats) -> Floats:
+    """e^x within 1 ulp; +0 below -87.336, inf above 88.722."""
+    x = np.asarray(x)
+    low, high = x < np.float32(-87.336), x > np.float32(88.722)
+    inside = np.where(low | high | np.isnan(x), np.float32(0), x).astype(np.float32)
+    n = fma(inside, np.float32(1.44269504), np.float32(12582912.0)) - np.float32(12582912.0)
+    r = fma(n, np.float32(-0.693359375), inside)
+    r = fma(n, np.float32(2.12194440e-4), r)
+    p = fma(polynomial(EXP_COEFFICIENTS, r), r * r, r) + np.float32(1)
+    i = n.astype(np.int32)
+    half_i = np.trunc(i / 2).astype(np.int32)  # C divides towards zero
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        y = p * power_of_two(half_i) * power_of_two(i - half_i)
+    y = np.where(low, np.float32(0), np.where(high, np.float32(np.inf), y))
+    return np.where(np.isnan(x), CANONICAL_NAN, y).astype(np.float32)
+
+
+def log(x: Floats) -> Floats:
+    """Natural logarithm within 1 ulp; -inf for zeros and denormals, NaN below zero."""
+    x = np.asarray(x)
+    bits = x.view(np.uint32)
+    above = ((bits & 0x7FFFFF) >= 0x3504F3).astype(np.uint32)
+    m = ((bits & 0x7FFFFF) | ((np.uint32(127) - above) << 23)).view(np.float32) - np.float32(1)
+    e = (((bits >> 23) & 255).astype(np.int32) - 127 + above.astype(np.int32)).astype(np.float32)
+    z = m * m
+    y = polynomial(LOG_COEFFICIENTS, m) * m * z
+    y = fma(e, np.float32(-2.12194440e-4), y)
+    y = fma(np.float32(-0.5), z, y)
+    y = fma(e, np.float32(0.693359375), m + y)
+    y = np.where(np.isposinf(x), x, y)
+    y = np.where(np.signbit(x) | np.isnan(x), CANONICAL_NAN, y)
+    return np.where(np.abs(x) < NORMAL_MIN, np.float32(-np.inf), y).astype(np.float32)
+
+
+def tanh(x: Floats) -> Floats:
+    """Hyperbolic tangent within 2 ulp, odd; x itself for |x| < 1e-4."""
+    x = np.asarray(x)
+    a = np.abs(x)
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        z = a * a
+        near_zero = fma(polynomial(TANH_COEFFICIENTS, z) * z, a, a)
+        far = np.float32(1) - div(np.full_like(a, 2), exp(a + a) + np.float32(1))
+    y = np.where(a < np.float32(0.625), near_zero, far)
+    y = np.where(a > np.float32(9.011), np.float32(1), y)
+    y = np.where(a < np.float32(1e-4), a, y)
+    return np.where(np.isnan(x), CANONICAL_NAN, np.copysign(y, x)).astype(np.float32)
+
+
+def polynomial(coefficients: tuple[float, ...], x: Floats) -> Floats:
+    """Horner's scheme in fused steps, the highest power's coefficient first."""
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        value = np.full_like(x, coefficients[0])
+        for coefficient in coefficients[1:]:
+            value = fma(value, x, np.float32(coefficient))
+        return value
+
+
+def power_of_two(exponent: NDArray[np.int32]) -> Floats:
+    """2^exponent as float32, for exponents of normal numbers."""
+    return ((exponent + 127).astype(np.uint32) << np.uint32(23)).view(np.float32)
