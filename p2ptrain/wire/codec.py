@@ -45,7 +45,7 @@ from p2ptrain.wire.peer_id import PEER_ID_CHARS, PeerId, public_key_of
 
 CODES: dict[type, int] = {
     m.Commit: 1, m.Have: 2, m.Proposal: 3, m.Vote: 4, m.Timeout: 5, m.Join: 6, m.Leave: 7,
-    m.Hello: 16, m.Contacts: 17, m.Goodbye: 18,
+    m.Contacts: 16, m.Goodbye: 17,
     m.Statement: 32, m.Propose: 33, m.GiveUp: 34, m.Certified: 35,
     m.Piece: 36, m.GetContribution: 37, m.GetVotes: 38,
     m.GetTip: 48, m.Tip: 49, m.GetHeaders: 50, m.Headers: 51, m.GetState: 52, m.StatePiece: 53,
@@ -64,21 +64,18 @@ Part = TypeVar("Part")
 
 
 # --- the interface ---------------------------------------------------------------------------
-def encode(message: m.Message | m.Hello) -> bytes:
+def encode(message: m.Message) -> bytes:
     """The frame of one message. Raises ValueError if it breaks a bound: a bug of ours."""
-    return encode_part(message)
+    data = encode_part(message)
+    if len(data) > FRAME_BYTES_MAX:
+        raise ValueError(f"a message of {len(data)} bytes, where {FRAME_BYTES_MAX} is the most")
+    return data
 
 
 def decode(data: bytes, sender: PeerId) -> m.Message:
     """Read one frame; raises RemoteProtocolError("encoding 3.x") for whatever is not canonical."""
     message: m.Message = _from_peer(_union(_MESSAGES), data, sender)
     return message
-
-
-def decode_hello(data: bytes, sender: PeerId) -> m.Hello:
-    """Read the first frame of a connection; raises as decode does."""
-    hello: m.Hello = _from_peer(_union((m.Hello,)), data, sender)
-    return hello
 
 
 def encode_part(part: Any) -> bytes:

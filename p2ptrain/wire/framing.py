@@ -2,7 +2,7 @@
 
 Sans-io: whoever reads a pipe or a stream feeds what came, in any cuts, and gets whole frames. A
 length above the bound is refused when its four bytes are there, before anything is kept for it.
-protocol/encoding.md section 7.
+protocol/encoding.md section 8.
 """
 
 LENGTH_BYTES = 4

@@ -45,6 +45,7 @@ GOODBYE_TIMEOUT_S = 1.0  # for the last words to arrive; then the line is cut
 
 # --- messages ------------------------------------------------------------------------------
 SIGNATURE_BYTES = 64  # Ed25519
+WEIGHT_MAX = BATCH_MAX * LOCAL_STEPS_MAX  # samples behind one contribution
 TEXT_BYTES_MAX = 1024  # one text, where no smaller bound is named: an address, a reason
 PEER_IDS_CACHED = 4096  # checked peer ids remembered by the decoder: 64 rosters, under 1 MB
 SIGNATURES_CACHED = 16_384  # verified signatures remembered: a view of 64 has under 1000; 2 MB
@@ -58,7 +59,6 @@ STATES_MAX = 64  # states that a Tip offers: those since the last final block, a
 TOPICS_MAX = 64  # swarms and data sets that one Hello names
 ADDRESSES_MAX = 16  # listen addresses of one peer
 CONTACTS_MAX = 64  # peers told at once: one roster
-REASON_BYTES_MAX = 256  # a sentence for people
 SHARDS_ASKED_MAX = 256  # shards named in one request: 32 MiB of answers at the most
 
 # --- the store of one peer -------------------------------------------------------------------
@@ -66,8 +66,6 @@ CHECKPOINT_SECTION_BYTES_MAX = 16 * PARAMETERS_MAX  # parameters, momentum, feed
 CHECKPOINTS_KEPT = 4  # a torn newest file, the last final block, and room between the two
 DURABLE_BYTES_MAX = 1 << 20  # the votes and promises of one peer: a few hundred bytes in practice
 TRANSCRIPT_PAYLOAD_BYTES_MAX = 1 << 24  # a certificate of 64 votes and its block stay under 64 KiB
-VALUE_BYTES_MAX = CHUNK_BYTES_MAX  # a recipe or manifest travels as one Blob
-VALUE_DEPTH_MAX = 16  # a manifest nests four deep
 
 # --- data sets -------------------------------------------------------------------------------
 DATASET_BYTES_MAX = 1 << 33  # seeding holds the records in memory twice: 16 GiB at the most

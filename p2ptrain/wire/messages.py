@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from p2ptrain.wire.cid import CID_CHARS
+from p2ptrain.wire.cid import CID_CHARS, parse_cid
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.fields import AtMost, Each, Only
 from p2ptrain.wire.limits import (
@@ -23,6 +23,9 @@ from p2ptrain.wire.limits import (
     PROOF_MAX,
     REASON_BYTES_MAX,
     SHARDS_ASKED_MAX,
+    SHARDS_MAX,
+    STATE_PIECE_BYTES,
+    STATE_PIECES_MAX,
     STATES_MAX,
     TOPICS_MAX,
 )
@@ -44,6 +47,8 @@ from p2ptrain.wire.statements import (
     Signed,
     Timeout,
     Vote,
+    check,
+    rising,
 )
 
 __all__ = [  # and all that is defined below
@@ -73,6 +78,10 @@ class Statement:
 
     signed: Annotated[Signed, Only(("Commit", "Have", "Vote", "Join", "Leave"))]
 
+    def __post_init__(self) -> None:
+        kind = type(self.signed.statement)
+        check(kind not in (Proposal, Timeout), f"a {kind.__name__} comes with its certificate")
+
 
 @dataclass(frozen=True, slots=True)
 class Propose:
@@ -81,6 +90,9 @@ class Propose:
     signed: Annotated[Signed, Only(("Proposal",))]
     certificate: Certificate | None
 
+    def __post_init__(self) -> None:
+        check(isinstance(self.signed.statement, Proposal), "not a Proposal")
+
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
@@ -88,6 +100,9 @@ class GiveUp:
 
     signed: Annotated[Signed, Only(("Timeout",))]
     certificate: Certificate | None
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.signed.statement, Timeout), "not a Timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,9 @@ class Piece:
     proof: Annotated[tuple[Digest, ...], AtMost(PROOF_MAX)]
     data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
 
+    def __post_init__(self) -> None:
+        check(self.shard < SHARDS_MAX, "a shard index above SHARDS_MAX")
+
 
 @dataclass(frozen=True, slots=True)
 class GetContribution:
@@ -122,6 +140,10 @@ class GetContribution:
     parent: Digest
     contributor: PeerId
     shards: Annotated[tuple[int, ...], AtMost(SHARDS_ASKED_MAX)]
+
+    def __post_init__(self) -> None:
+        check(rising(self.shards), "shards not sorted")
+        check(not self.shards or self.shards[-1] < SHARDS_MAX, "a shard index above SHARDS_MAX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +186,10 @@ class GetHeaders:
     known: Annotated[tuple[Digest, ...], AtMost(KNOWN_MAX)]
     count: int
 
+    def __post_init__(self) -> None:
+        check(bool(self.known), "the founding block is known to all")
+        check(1 <= self.count <= HEADERS_MAX, "a count outside 1..HEADERS_MAX")
+
 
 @dataclass(frozen=True, slots=True)
 class Headers:
@@ -180,6 +206,9 @@ class GetState:
     block: Digest
     index: int
 
+    def __post_init__(self) -> None:
+        check(self.index < STATE_PIECES_MAX, "an index above STATE_PIECES_MAX")
+
 
 @dataclass(frozen=True, slots=True)
 class StatePiece:
@@ -188,7 +217,10 @@ class StatePiece:
     block: Digest
     index: int
     proof: Annotated[tuple[Digest, ...], AtMost(PROOF_MAX)]
-    data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
+    data: Annotated[bytes, AtMost(STATE_PIECE_BYTES)]
+
+    def __post_init__(self) -> None:
+        check(self.index < STATE_PIECES_MAX, "an index above STATE_PIECES_MAX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +229,9 @@ class GetReduced:
 
     block: Digest
     shard: int
+
+    def __post_init__(self) -> None:
+        check(self.shard < SHARDS_MAX, "a shard index above SHARDS_MAX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +243,18 @@ class ReducedPiece:
     proof: Annotated[tuple[Digest, ...], AtMost(PROOF_MAX)]
     data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
 
+    def __post_init__(self) -> None:
+        check(self.shard < SHARDS_MAX, "a shard index above SHARDS_MAX")
+
 
 @dataclass(frozen=True, slots=True)
 class GetBlob:
     """Asks for the bytes of a CID: a recipe, a manifest or a data chunk."""
 
     cid: Annotated[str, AtMost(CID_CHARS)]
+
+    def __post_init__(self) -> None:
+        parse_cid(self.cid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +263,9 @@ class Blob:
 
     cid: Annotated[str, AtMost(CID_CHARS)]
     data: Annotated[bytes, AtMost(CHUNK_BYTES_MAX)]
+
+    def __post_init__(self) -> None:
+        parse_cid(self.cid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +278,7 @@ class NotHeld:
 # --- messages: between nodes ---------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first frame on a connection, each way.
+    """The first frame on a connection, each way, packed without a code.
 
     protocol    PROTOCOL_VERSION
     arithmetic  version of the kernels' arithmetic; peers of another number are refused
@@ -260,9 +304,13 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """Peers of this swarm that the sender is connected to."""
+    """Peers of this swarm that the sender is connected to, each once."""
 
     contacts: Annotated[tuple[Contact, ...], AtMost(CONTACTS_MAX)]
+
+    def __post_init__(self) -> None:
+        peers = {contact.peer for contact in self.contacts}
+        check(len(peers) == len(self.contacts), "a peer named twice")
 
 
 @dataclass(frozen=True, slots=True)

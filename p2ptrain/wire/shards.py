@@ -3,7 +3,7 @@
 Leaves and inner nodes are hashed under different domains, so neither can pass for the other. A
 node without a sibling moves up as it is (nothing is hashed twice), so the shape follows from the
 number of leaves, which whoever checks a path must know from elsewhere: it is the length of a
-Commit's norms2, or follows from the recipe. protocol/encoding.md section 6.
+Commit's norms2, or follows from the recipe. protocol/encoding.md section 7.
 """
 
 from collections.abc import Sequence

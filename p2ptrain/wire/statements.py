@@ -13,17 +13,36 @@ cannot exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NewType
+from typing import Annotated, Any, NewType
 
-from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.digest import ZERO_DIGEST, Digest
 from p2ptrain.wire.fields import AtMost, Exactly, Only
-from p2ptrain.wire.limits import ROSTER_MAX, SHARDS_MAX, SIGNATURE_BYTES
+from p2ptrain.wire.limits import (
+    LOCAL_STEPS_MAX,
+    ROSTER_MAX,
+    SHARDS_MAX,
+    SIGNATURE_BYTES,
+    VIEW_MAX,
+    WEIGHT_MAX,
+)
 from p2ptrain.wire.peer_id import PeerId
 
 Norm2 = NewType("Norm2", int)  # a squared norm in units of 2**-64, below 2**128
 
 ROUND, CLOSE, BRANCH = 0, 1, 2  # Block.kind
+
+
+def check(holds: bool, otherwise: str) -> None:
+    """Raise ValueError unless it holds."""
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def rising(items: Sequence[Any]) -> bool:
+    """Whether items are sorted and none comes twice."""
+    return all(items[i] < items[i + 1] for i in range(len(items) - 1))
 
 
 # --- parts ---------------------------------------------------------------------------------
@@ -39,6 +58,9 @@ class Signed:
     signer: PeerId
     signature: Annotated[bytes, Exactly(SIGNATURE_BYTES)]
     statement: Commit | Have | Proposal | Vote | Timeout | Join | Leave
+
+    def __post_init__(self) -> None:
+        check(len(self.signature) == SIGNATURE_BYTES, "a signature has 64 bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +80,9 @@ class Entry:
     norm2: Norm2
     reveal: Digest
 
+    def __post_init__(self) -> None:
+        check(1 <= self.weight <= WEIGHT_MAX, "an entry without a sensible weight")
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -67,8 +92,8 @@ class Block:
     kind     ROUND: entries are averaged; CLOSE: an empty block that makes its parent final;
              BRANCH: no entries, the roster becomes `living`
     entries  sorted by peer, one a peer; ROUND has at least one, the others none
-    joins    signed Join statements of the peers that enter the roster, sorted by signer
-    leaves   signed Leave statements of those that go, sorted by signer
+    joins    ROUND only: signed Joins of the peers that enter the roster, sorted by signer
+    leaves   ROUND only: signed Leaves of those that go, sorted by signer
     living   BRANCH only: the roster of the branch, sorted
     """
 
@@ -79,6 +104,21 @@ class Block:
     leaves: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Leave",))]
     living: Annotated[tuple[PeerId, ...], AtMost(ROSTER_MAX)]
 
+    def __post_init__(self) -> None:
+        check(self.kind in (ROUND, CLOSE, BRANCH), f"a block of kind {self.kind}")
+        check(bool(self.entries) == (self.kind == ROUND), "entries are what a ROUND has")
+        check(bool(self.living) == (self.kind == BRANCH), "the living are what a BRANCH has")
+        changes = bool(self.joins or self.leaves)
+        check(not changes or self.kind == ROUND, "joins and leaves are what a ROUND has")
+        check(rising([entry.peer for entry in self.entries]), "entries not sorted by peer")
+        check(rising(self.living), "the living not sorted")
+        for signed in self.joins:
+            check(isinstance(signed.statement, Join), "a join that is no Join")
+        for signed in self.leaves:
+            check(isinstance(signed.statement, Leave), "a leave that is no Leave")
+        check(rising([signed.signer for signed in self.joins]), "joins not sorted by signer")
+        check(rising([signed.signer for signed in self.leaves]), "leaves not sorted by signer")
+
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
@@ -86,6 +126,9 @@ class Ballot:
 
     voter: PeerId
     signature: Annotated[bytes, Exactly(SIGNATURE_BYTES)]
+
+    def __post_init__(self) -> None:
+        check(len(self.signature) == SIGNATURE_BYTES, "a signature has 64 bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +147,15 @@ class Certificate:
     reduced: Digest
     state: Digest
     ballots: Annotated[tuple[Ballot, ...], AtMost(ROSTER_MAX)]
+
+    def __post_init__(self) -> None:
+        check(1 <= self.view <= VIEW_MAX, "a view begins at 1")
+        check(rising([ballot.voter for ballot in self.ballots]), "ballots not sorted by voter")
+        reduces = self.block.kind == ROUND
+        check(
+            reduces or self.reduced == ZERO_DIGEST,
+            "a root of reduced shards where nothing was reduced",
+        )
 
 
 # --- statements ----------------------------------------------------------------------------
@@ -132,6 +184,13 @@ class Commit:
     reveal: Digest
     local_steps: int
 
+    def __post_init__(self) -> None:
+        check(self.codec in (4, 8), f"no codec has the number {self.codec}")
+        check(1 <= self.weight <= WEIGHT_MAX, "a weight outside 1..WEIGHT_MAX")
+        check(bool(self.norms2), "a contribution without shards")
+        check(sum(self.norms2) < 1 << 128, "a squared norm of the whole above 2**128")
+        check(1 <= self.local_steps <= LOCAL_STEPS_MAX, "local steps outside 1..LOCAL_STEPS_MAX")
+
 
 @dataclass(frozen=True, slots=True)
 class Have:
@@ -144,6 +203,9 @@ class Have:
     parent: Digest
     commits: Annotated[tuple[Digest, ...], AtMost(ROSTER_MAX)]
 
+    def __post_init__(self) -> None:
+        check(rising(self.commits), "commits not sorted")
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -154,6 +216,9 @@ class Vote:
     parent: Digest
     reduced: Digest
     state: Digest
+
+    def __post_init__(self) -> None:
+        check(1 <= self.view <= VIEW_MAX, "a view begins at 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +238,12 @@ class Timeout:
     last_view: int
     last_block: Block | None
 
+    def __post_init__(self) -> None:
+        check(1 <= self.view <= VIEW_MAX, "a view begins at 1")
+        check(self.high_view <= self.view, "a certificate from after the view given up")
+        check(self.last_view <= self.view, "a vote from after the view given up")
+        check((self.last_view == 0) == (self.last_block is None), "a last vote goes with its view")
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -188,6 +259,12 @@ class Proposal:
     block: Block
     timeouts: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Timeout",))]
 
+    def __post_init__(self) -> None:
+        check(1 <= self.view <= VIEW_MAX, "a view begins at 1")
+        for signed in self.timeouts:
+            check(isinstance(signed.statement, Timeout), "a timeout that is no Timeout")
+        check(rising([signed.signer for signed in self.timeouts]), "timeouts not sorted by signer")
+
 
 @dataclass(frozen=True, slots=True)
 class Join:
@@ -201,6 +278,10 @@ class Join:
     tip: Digest
     anchor: Digest
     local_steps: int
+
+    def __post_init__(self) -> None:
+        steps = self.local_steps
+        check(1 <= steps <= LOCAL_STEPS_MAX, "local steps outside 1..LOCAL_STEPS_MAX")
 
 
 @dataclass(frozen=True, slots=True)
