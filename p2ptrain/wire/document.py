@@ -44,6 +44,8 @@ def _canonical(tree: Any, depth: int) -> Any:
         raise ValueError(f"more than {DEPTH_MAX} levels")
     match tree:
         case dict():
+            if not all(isinstance(key, str) for key in tree):
+                raise TypeError("the keys of a map are text")
             keys = sorted(tree, key=lambda key: key.encode("utf-8"))
             return {key: _canonical(tree[key], depth - 1) for key in keys}
         case list() | tuple():

@@ -1,0 +1,69 @@
+"""Which samples a peer trains on: drawn by beacons that nobody can choose, the same for everyone.
+
+The beacon of two rounds ago gives a peer a window of chunks, early enough to fetch them; the
+newest beacon draws the batches inside the window, so that nobody knows its samples before the
+round in which it trains on them. Anyone can compute both again, which makes an audit possible.
+
+Draws: key i is the i-th 8 bytes, little-endian, of the BLAKE3 output stream over a seed; indices
+are sorted by their keys, equal keys by index. That is a permutation, of which batches take the
+first elements without replacement; when it is used up the next epoch's permutation follows.
+
+    seed of a window    digest("window", beacon, peer id)
+    seed of an epoch    digest("samples", beacon, peer id, epoch as 8 bytes little-endian)
+
+Pure; the normative text is protocol/data.md, section 4.
+"""
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.limits import WINDOW_CHUNKS
+from p2ptrain.wire.peer_id import PeerId
+
+Indices = NDArray[np.int32]
+
+
+def window(beacon: Digest, peer: PeerId, chunk_count: int) -> Indices:
+    """The chunks of a split that a peer draws its samples from.
+
+    Args:
+      beacon       of the block two rounds back
+      chunk_count  chunks of the split, >= 1
+
+    Returns:
+      ascending indices of chunks; all of them if there are at most WINDOW_CHUNKS
+    """
+    if chunk_count <= WINDOW_CHUNKS:
+        return np.arange(chunk_count, dtype=np.int32)
+    order = _permutation(digest("window", beacon, peer.encode("ascii")), chunk_count)
+    return np.sort(order[:WINDOW_CHUNKS])
+
+
+def assigned(beacon: Digest, peer: PeerId, record_count: int, steps: int, batch: int) -> Indices:
+    """The records of the window that a peer takes in each local step of a round.
+
+    Args:
+      beacon        of the newest block
+      record_count  records in the window, >= 1
+      steps, batch  local steps and samples in each, >= 1
+
+    Returns:
+      (steps, batch) int32 in [0, record_count); none twice before all have come once
+    """
+    wanted = steps * batch
+    epochs = [
+        _permutation(_epoch_seed(beacon, peer, epoch), record_count)
+        for epoch in range(-(-wanted // record_count))
+    ]
+    return np.concatenate(epochs)[:wanted].reshape(steps, batch)
+
+
+def _epoch_seed(beacon: Digest, peer: PeerId, epoch: int) -> Digest:
+    return digest("samples", beacon, peer.encode("ascii"), epoch.to_bytes(8, "little"))
+
+
+def _permutation(seed: Digest, count: int) -> Indices:
+    keys = np.frombuffer(blake3(seed).digest(length=8 * count), "<u8")
+    return np.argsort(keys, kind="stable").astype(np.int32)
