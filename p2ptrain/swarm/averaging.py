@@ -81,7 +81,7 @@ class Averaging:
     def adopt(
         self, now: float, context: Context, certificates: Sequence[Certificate]
     ) -> list[Effect]:
-        """Catch-up has applied another block; certificates: after the common ancestor, oldest first.
+        """Catch-up applied another block; certificates: after the common ancestor, oldest first.
 
         The last one is the context's; it must be there unless context is the founding block.
         """

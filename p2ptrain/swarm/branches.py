@@ -1,0 +1,62 @@
+"""Which of two chains is the trunk, and when a branch may be joined: pure functions.
+
+When a quorum is lost, the living go on by a BRANCH block that they sign unanimously
+(protocol/averaging.md section 9). Afterwards two chains may grow from one common block. The trunk
+is the one that more voters of the common block's roster have signed into; then the one with more
+certified rounds; then the one with the lower tip. Samples never decide: they can be bought.
+
+One liar can sign a branch of its own at any time. Peers that have nothing after the common block
+must not follow it just because it is there. So a branch that does not name us counts only if
+those it leaves behind could not make a quorum any more, or if we have lost our quorum ourselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from p2ptrain.swarm.chain import Context, quorum, voters
+from p2ptrain.wire.codec import block_digest
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.messages import BRANCH, ROUND, Certificate
+from p2ptrain.wire.peer_id import PeerId
+
+
+def signers(common: Context, certificates: Sequence[Certificate]) -> frozenset[PeerId]:
+    """The voters of the common block's roster that signed any ballot in these certificates."""
+    signed = {b.voter for certificate in certificates for b in certificate.ballots}
+    return frozenset(voters(common)) & signed
+
+
+def may_follow(
+    common: Context, certificates: Sequence[Certificate], me: PeerId, quorum_lost: bool
+) -> bool:
+    """Whether a peer that has nothing after `common` may take this verified chain after it.
+
+    quorum_lost  whether we ourselves have heard no quorum for T_branch
+    """
+    first = certificates[0].block
+    if first.kind != BRANCH or me in first.living or quorum_lost:
+        return True
+    left_behind = len(voters(common)) - len(signers(common, certificates))
+    return left_behind < quorum(len(voters(common)))
+
+
+def should_switch(
+    common: Context,
+    ours: Sequence[Certificate],
+    theirs: Sequence[Certificate],
+    me: PeerId,
+    quorum_lost: bool,
+) -> bool:
+    """Whether to leave our chain for theirs; both are verified and start after `common`."""
+    if not theirs:
+        return False
+    if not ours:
+        return may_follow(common, theirs, me, quorum_lost)
+    return _rank(common, theirs) < _rank(common, ours)
+
+
+def _rank(common: Context, certificates: Sequence[Certificate]) -> tuple[int, int, Digest]:
+    """The smaller, the more a chain is the trunk."""
+    rounds = sum(c.block.kind == ROUND for c in certificates)
+    return -len(signers(common, certificates)), -rounds, block_digest(certificates[-1].block)
