@@ -6,12 +6,14 @@ below was measured, or is the way around a bug, and is written down once, here:
 - only Noise and Yamux are offered (the default also offers secio and PLAINTEXT);
 - one address is dialled at a time, each on a connection of its own: with several addresses in its
   peerstore libp2p tries two, and gives up on a dead first one;
-- its own retries and negative cache are not used: who dials knows better when to try again;
+- its own retries, negative cache and auto-connector are not used: who dials knows better when to
+  try again, and no setting keeps the auto-connector from dialling whomever it has heard of;
 - _HAPPY_EYEBALLS_DELAY cuts each connect by libp2p's own paths from 251 ms to 10;
 - streams stay open (a new one costs two round trips), two a connection;
 - reads of 1 MiB (each read costs a window update), writes of session.WRITE_BYTES;
 - its listeners share a port with anyone who asks to (SO_REUSEPORT), so that a second node on the
   same port would take half the calls of the first: the port is tried first without;
+- close() must be called before its run() ends, or its listeners stay for ever;
 - dead peers are noticed by session.py, and a connection that does not close in time loses its
   socket.
 
@@ -45,6 +47,7 @@ from p2ptrain.net.identity import Identity
 from p2ptrain.net.link import Link, LinkBroken
 from p2ptrain.net.switchboard import Switchboard
 from p2ptrain.net.transport import Etiquette
+from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.wire.limits import HANDSHAKE_TIMEOUT_S
 from p2ptrain.wire.peer_id import PeerId, peer_id_in, public_key_of
 
@@ -70,10 +73,10 @@ async def open_host(
     Raises ConfigError for an address that is none, or is in use.
     """
     addresses = [concrete for address in listen for concrete in _concrete(address)]
-    host = _new_host(identity)
-    try:
+    host = new_libp2p_host(identity)
+    with lone_exception():
         async with host.run(listen_addrs=addresses), trio.open_nursery() as nursery:
-            dialler = _Dialler(host)
+            dialler = Dialler(host)
             switchboard = Switchboard(identity.peer_id, etiquette, dialler.connect, nursery)
             answerer = _Answerer(switchboard)
             for protocol in (CONTROL_PROTOCOL, BULK_PROTOCOL):
@@ -88,23 +91,23 @@ async def open_host(
                 with trio.CancelScope(shield=True):  # bounded by GOODBYE and CLOSE_TIMEOUT_S
                     await switchboard.leave("it is stopping")
                 nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # libp2p's nurseries and ours wrap what the block raised
-        if (only := _only_leaf(group)) is None:
-            raise
-        raise only from only.__cause__
+                with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
+                    await host.close()
 
 
-def _new_host(identity: Identity) -> Any:
+def new_libp2p_host(identity: Identity) -> Any:
+    """A libp2p host with our settings, not yet running."""
     key_pair = create_new_key_pair(identity.private_key)
     noise = Noise(key_pair, noise_privkey=create_new_noise_key_pair().private_key)
     host = new_host(
         key_pair=key_pair,
         sec_opt={NOISE_ID: noise},
         muxer_opt={YAMUX_ID: Yamux},
-        # min_connections: its auto-connector must not dial behind our back
         connection_config=ConnectionConfig(min_connections=0, low_watermark=0),
     )
-    host.get_network().retry_config = RetryConfig(max_retries=0)
+    swarm = host.get_network()
+    swarm.retry_config = RetryConfig(max_retries=0)
+    swarm.auto_connector.maybe_connect = trio.lowlevel.checkpoint
     return host
 
 
@@ -135,7 +138,11 @@ def _concrete(address: str) -> list[Multiaddr]:
         free_port = probe.getsockname()[1]
     fixed = Multiaddr(f"/{ip.name}/{host}/tcp/{free_port}")
     if host in ("0.0.0.0", "::"):
-        return [Multiaddr(str(each)) for each in expand_wildcard_address(fixed)]
+        loopback = Multiaddr(
+            f"/{ip.name}/{'::1' if ip.name == 'ip6' else '127.0.0.1'}/tcp/{free_port}"
+        )
+        found = {str(each): each for each in [*expand_wildcard_address(fixed), loopback]}
+        return list(found.values())
     return [fixed]
 
 
@@ -177,10 +184,11 @@ async def _close(connection: Any) -> None:
             await connection.muxed_conn.secured_conn.close()
 
 
-class _Dialler:
+class Dialler:
     """Makes links to addresses."""
 
     def __init__(self, host: Any) -> None:
+        """Dial from a running libp2p host."""
         self._host = host
 
     async def connect(self, address: str) -> Link:
@@ -282,11 +290,3 @@ def _why(error: BaseException) -> str:
             break
     first_line = (str(error) or type(error).__name__).splitlines()[0]
     return first_line[:200]
-
-
-def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one exception inside nested groups; None if there are several."""
-    if len(group.exceptions) != 1:
-        return None
-    inner = group.exceptions[0]
-    return _only_leaf(inner) if isinstance(inner, BaseExceptionGroup) else inner

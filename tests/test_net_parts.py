@@ -1,0 +1,166 @@
+"""Frames, budgets, outboxes and inboxes, each alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2ptrain.net.budget import ByteBudget
+from p2ptrain.net.framing import (
+    PAYLOAD_BYTES_MAX,
+    FrameDecoder,
+    FramingError,
+    Kind,
+    RawFrame,
+    decode_reason,
+    encode_frame,
+    encode_reason,
+)
+from p2ptrain.net.inbox import PEERS_REMEMBERED_MAX, Inbox
+from p2ptrain.net.outbox import Outbox
+from p2ptrain.net.transport import Disconnected, Frame
+from p2ptrain.wire.limits import FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, REASON_BYTES_MAX
+from p2ptrain.wire.peer_id import PeerId
+
+PEER = PeerId("peer")
+
+
+def decode_all(decoder: FrameDecoder) -> list[RawFrame]:
+    return list(iter(decoder.next_frame, None))
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+def test_a_frame_is_length_kind_payload() -> None:
+    assert encode_frame(Kind.DATA, b"abc") == bytes.fromhex("00000003 00 616263")
+    assert encode_frame(Kind.HELLO, b"") == bytes.fromhex("00000000 01")
+    assert encode_frame(Kind.PING) == bytes.fromhex("00000000 02")
+    assert encode_frame(Kind.PONG) == bytes.fromhex("00000000 03")
+    assert encode_frame(Kind.REFUSED, b"no") == bytes.fromhex("00000002 04 6e6f")
+    assert encode_frame(Kind.DUPLICATE) == bytes.fromhex("00000000 05")
+    assert encode_frame(Kind.GOODBYE, b"x") == bytes.fromhex("00000001 06 78")
+
+
+@given(st.lists(st.binary(max_size=300)), st.integers(1, 50))
+def test_frames_survive_any_cutting_of_the_stream(payloads: list[bytes], cut: int) -> None:
+    stream = b"".join(encode_frame(Kind.DATA, payload) for payload in payloads)
+    decoder = FrameDecoder()
+    frames: list[RawFrame] = []
+    for start in range(0, len(stream), cut):
+        decoder.feed(stream[start : start + cut])
+        frames += decode_all(decoder)
+    assert frames == [(Kind.DATA, payload) for payload in payloads]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_bound_of_each_kind_is_kept_by_writer_and_reader(kind: Kind) -> None:
+    bound = PAYLOAD_BYTES_MAX[kind]
+    whole = encode_frame(kind, bytes(bound))
+    decoder = FrameDecoder()
+    decoder.feed(whole)
+    assert decoder.next_frame() == (kind, bytes(bound))
+    with pytest.raises(ValueError, match="at most"):
+        encode_frame(kind, bytes(bound + 1))
+    decoder.feed((bound + 1).to_bytes(4, "big") + bytes([kind]))  # the header alone is enough
+    with pytest.raises(FramingError, match="at most"):
+        decoder.next_frame()
+
+
+@pytest.mark.parametrize("number", [7, 99, 255])
+def test_an_unknown_kind_is_refused(number: int) -> None:
+    decoder = FrameDecoder()
+    decoder.feed(bytes(4) + bytes([number]))
+    with pytest.raises(FramingError, match=f"unknown frame kind {number}"):
+        decoder.next_frame()
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_decoder(data: bytes) -> None:
+    decoder = FrameDecoder()
+    decoder.feed(data)
+    try:
+        frames = decode_all(decoder)
+    except FramingError:
+        return
+    assert sum(5 + len(payload) for _, payload in frames) <= len(data)
+
+
+@given(st.text())
+def test_a_reason_always_fits_and_is_never_cut_inside_a_character(reason: str) -> None:
+    payload = encode_reason(reason)
+    assert len(payload) <= REASON_BYTES_MAX
+    assert reason.startswith(payload.decode())
+
+
+def test_a_reason_cannot_write_to_the_terminal() -> None:
+    assert decode_reason(b"a\x1b[2Jb\nc\xff") == "a [2Jb c\N{REPLACEMENT CHARACTER}"
+
+
+# --- budgets ---------------------------------------------------------------------------------
+
+
+def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
+    budget = ByteBudget(rate_bytes_per_s=10, burst_bytes=100, now=5.0)
+    assert budget.spend(100, 5.0)
+    assert not budget.spend(1, 5.0)
+    assert budget.spend(10, 6.0)
+    assert not budget.spend(6, 6.5)
+    assert budget.spend(5, 6.5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10)), max_size=30))
+def test_no_pattern_of_spending_beats_burst_and_rate(steps: list[tuple[int, float]]) -> None:
+    budget = ByteBudget(rate_bytes_per_s=3, burst_bytes=40, now=0.0)
+    now = spent = 0.0
+    for amount, pause_s in steps:
+        now += pause_s
+        if budget.spend(amount, now):
+            spent += amount
+    assert spent <= 40 + 3 * now + 1e-6
+
+
+# --- outboxes and inboxes --------------------------------------------------------------------
+
+
+async def test_an_outbox_is_bounded_and_empties_in_order() -> None:
+    outbox = Outbox(2 * (10 + FRAME_OVERHEAD_BYTES))
+    first, second = RawFrame(Kind.DATA, b"a" * 10), RawFrame(Kind.DATA, b"b" * 10)
+    assert outbox.put(first)
+    assert outbox.put(second)
+    assert not outbox.put(RawFrame(Kind.DATA, b""))
+    assert outbox.full_since is not None
+    assert await outbox.take() == first
+    assert outbox.full_since is None  # half of it is free again
+    assert outbox.take_small(9) is None
+    assert outbox.take_small(10) == second
+    assert outbox.take_small(10) is None
+    assert outbox.queued_bytes == 0
+
+
+async def test_empty_frames_fill_an_outbox_too() -> None:
+    outbox = Outbox(10 * FRAME_OVERHEAD_BYTES)
+    assert sum(outbox.put(RawFrame(Kind.DATA, b"")) for _ in range(100)) == 10
+
+
+async def test_an_inbox_charges_each_peer_for_what_waits() -> None:
+    inbox = Inbox(1000)
+    other = PeerId("other")
+    inbox.put(Frame(PEER, bytes(700), bulk=True))
+    assert not inbox.is_full_of(PEER)
+    inbox.put(Disconnected(PEER, "gone"))
+    assert inbox.is_full_of(PEER)
+    assert not inbox.is_full_of(other)
+    assert await inbox.take() == Frame(PEER, bytes(700), bulk=True)
+    assert not inbox.is_full_of(PEER)
+    assert await inbox.take() == Disconnected(PEER, "gone")
+    assert inbox.meter(PEER).inbox_bytes == 0
+
+
+async def test_an_inbox_forgets_old_peers_but_never_what_waits() -> None:
+    inbox = Inbox(FRAME_BYTES_MAX)
+    inbox.put(Disconnected(PEER, "the first"))
+    for number in range(2 * PEERS_REMEMBERED_MAX):
+        inbox.meter(PeerId(str(number)))
+    assert len(inbox.meters) <= PEERS_REMEMBERED_MAX
+    assert await inbox.take() == Disconnected(PEER, "the first")
+    assert inbox.meter(PEER).inbox_bytes == 0
