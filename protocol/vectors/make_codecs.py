@@ -1,0 +1,179 @@
+"""Print the vectors of protocol/codecs.md: python protocol/vectors/make_codecs.py > codecs.json.
+
+The shards and norms of encode vectors come from p2ptrain; the means are computed here once more
+with rational numbers, straight from the text of section 6, so the vectors do not just repeat the
+code that they test. Byte strings are written as [hex, times] runs.
+"""
+
+import json
+import sys
+from fractions import Fraction
+from itertools import groupby
+from math import floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2ptrain.compress.blocks import INT4, INT8, BlockCodec
+from p2ptrain.compress.reduce import WeightedShard, reduce_shard
+from p2ptrain.wire.limits import CODEC_BLOCK
+
+Runs = list[list[Any]]
+
+
+def runs_of(content: bytes, width: int = 4) -> Runs:
+    """Runs of equal words of `width` bytes."""
+    words = [content[i : i + width].hex() for i in range(0, len(content), width)]
+    return [[word, len(list(group))] for word, group in groupby(words)]
+
+
+def ramp(peak: float, blocks: int = 1) -> NDArray[np.float32]:
+    """Values in 64 steps from -peak to peak, each 64 times, so that the runs stay short."""
+    steps = np.linspace(-peak, peak, 64, dtype=np.float64).astype(np.float32)
+    return np.tile(np.repeat(steps, 64), blocks)
+
+
+def nearest_even(x: Fraction) -> int:
+    """Half to even."""
+    return round(x)
+
+
+def as_float32(x: Fraction) -> np.float32:
+    """Nearest float32, half to even, of a positive number in the normal range."""
+    exponent = -149
+    while x >= Fraction(2) ** (exponent + 24):
+        exponent += 1
+    return np.float32(float(nearest_even(x / Fraction(2) ** exponent) * Fraction(2) ** exponent))
+
+
+def mean_block(terms: list[tuple[int, float, list[int]]]) -> tuple[np.float32, list[int]]:
+    """Scale and q of one reduced block of terms (factor, scale, q): section 6, step by step."""
+    weights = [Fraction(factor) * Fraction(scale) for factor, scale, _ in terms]
+    zero = (np.float32(0), [0] * len(terms[0][2]))
+    if not any(weights):
+        return zero
+    u = -300
+    while max(weights) >= Fraction(2) ** (u + 40):
+        u += 1
+    integers = [floor(w / Fraction(2) ** u) for w in weights]
+    sums = [
+        sum(w * t[2][i] for w, t in zip(integers, terms, strict=True)) for i in range(len(zero[1]))
+    ]
+    peak, total = max(map(abs, sums)), sum(factor for factor, _, _ in terms)
+    if Fraction(peak) * Fraction(2) ** u / total < Fraction(2) ** -63:
+        return zero
+    scale = as_float32(Fraction(peak) * Fraction(2) ** u / (127 * total))
+    return scale, [nearest_even(Fraction(127 * t, peak)) for t in sums]
+
+
+def mean_shard(codec: BlockCodec, terms: list[tuple[int, bytes]]) -> bytes:
+    """Section 6 for a shard."""
+    parts = [(factor, codec.quantised(shard)) for factor, shard in terms]
+    blocks = [
+        mean_block([(f, float(p.scales[b]), p.q[b].tolist()) for f, p in parts])
+        for b in range(len(parts[0][1].scales))
+    ]
+    scales = b"".join(scale.astype("<f4").tobytes() for scale, _ in blocks)
+    return scales + b"".join(np.array(q, np.int8).tobytes() for _, q in blocks)
+
+
+def encode_vector(name: str, codec: BlockCodec, values: NDArray[np.float32]) -> dict[str, Any]:
+    """One accepted encoding."""
+    shard = codec.encode(values)
+    return {
+        "name": name,
+        "codec": codec.bits,
+        "values": runs_of(values.astype("<f4").tobytes()),
+        "shard": runs_of(shard),
+        "decoded": runs_of(codec.decode(shard).astype("<f4").tobytes()),
+        "norm2": str(codec.squared_norm(shard)),
+    }
+
+
+def rejected(name: str, rule: str, codec: int, shard: bytes) -> dict[str, Any]:
+    """One refused shard."""
+    return {"name": name, "rule": f"codecs {rule}", "codec": codec, "shard": runs_of(shard)}
+
+
+def rejections() -> list[dict[str, Any]]:
+    """At least one refused shard a rule."""
+
+    def shard(scale: bytes, q: bytes) -> bytes:
+        return scale + q + bytes(CODEC_BLOCK - len(q))
+
+    one, half = np.float32(1).tobytes(), np.zeros(CODEC_BLOCK // 2, np.uint8)
+    half[0] = 8
+    return [
+        rejected("empty", "4.1", 8, b""),
+        rejected("a byte is missing", "4.1", 8, shard(one, b"\x7f")[:-1]),
+        rejected("a byte too many", "4.1", 4, one + bytes(CODEC_BLOCK // 2) + b"\0"),
+        rejected("scale NaN", "4.2", 8, shard(bytes.fromhex("0000c07f"), b"\x7f")),
+        rejected("scale infinite", "4.2", 8, shard(bytes.fromhex("0000807f"), b"\x7f")),
+        rejected("scale negative", "4.2", 8, shard(np.float32(-1).tobytes(), b"\x7f")),
+        rejected("scale -0", "4.2", 8, shard(bytes.fromhex("00000080"), b"")),
+        rejected("scale denormal", "4.2", 8, shard(bytes.fromhex("01000000"), b"\x7f")),
+        rejected("scale below 2^-70", "4.2", 8, shard(np.float32(2.0**-71).tobytes(), b"\x7f")),
+        rejected("q of -128", "4.3", 8, shard(one, b"\x80")),
+        rejected("nibble of -8", "4.3", 4, one + half.tobytes()),
+        rejected("scale +0 and a q", "4.4", 8, shard(bytes(4), b"\x7f")),
+        rejected("peak of 126", "4.5", 8, shard(one, b"\x7e")),
+        rejected("all q zero", "4.5", 4, one + bytes(CODEC_BLOCK // 2)),
+        rejected("norm of 2^32 and more", "4.6", 8, shard(np.float32(2.0**32).tobytes(), b"\x7f")),
+    ]
+
+
+def reduce_vector(
+    name: str, codec: BlockCodec, terms: list[tuple[int, NDArray[np.float32]]]
+) -> dict[str, Any]:
+    """One mean, from the definition; the implementation must agree before it is written."""
+    shards = [(factor, codec.encode(values)) for factor, values in terms]
+    result = mean_shard(codec, shards)
+    weighted = [WeightedShard(factor, shard) for factor, shard in shards]
+    assert reduce_shard(codec, weighted) == result, name
+    return {
+        "name": name,
+        "codec": codec.bits,
+        "terms": [{"factor": f, "shard": runs_of(s)} for f, s in shards],
+        "reduced": runs_of(result),
+    }
+
+
+def main() -> None:
+    """Print all vectors."""
+    zeros = np.zeros(CODEC_BLOCK, np.float32)
+    two_blocks = np.concatenate([ramp(1e-3), ramp(3e4)])
+    vectors = {
+        "encode": [
+            encode_vector("zeros", INT8, zeros),
+            encode_vector("ramp", INT8, ramp(1.0)),
+            encode_vector("small ramp", INT4, ramp(3e-5)),
+            encode_vector("two blocks of unlike size", INT8, two_blocks),
+            encode_vector("two blocks of unlike size, int4", INT4, two_blocks),
+            encode_vector("the smallest peak", INT8, ramp(2.0**-63)),
+            encode_vector("below the smallest peak", INT8, ramp(2.0**-64)),
+        ],
+        "rejected": rejections(),
+        "reduce": [
+            reduce_vector("one term", INT8, [(65535, ramp(1.0))]),
+            reduce_vector("all zero", INT4, [(65535, zeros), (1, zeros)]),
+            reduce_vector("two equal terms", INT4, [(65535, ramp(0.1)), (65535, ramp(0.1))]),
+            reduce_vector("terms that cancel", INT8, [(65535, ramp(1.0)), (65535, -ramp(1.0))]),
+            reduce_vector(
+                "unlike factors and sizes",
+                INT4,
+                [(65535, ramp(1e-3)), (17, np.roll(ramp(2.0), 640)), (0, ramp(1e8))],
+            ),
+            reduce_vector(
+                "sixty-four terms",
+                INT8,
+                [(65535 - 1000 * i, np.roll(ramp(1.0 + i), 64 * i)) for i in range(64)],
+            ),
+        ],
+    }
+    json.dump(vectors, sys.stdout, separators=(",", ":"))
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
