@@ -51,6 +51,18 @@ class NodeConfig:
         """The folder of one swarm's checkpoints, transcript and votes."""
         return self.state_path / "swarms" / swarm_id
 
+    def checkpoints_path(self, swarm_id: Cid) -> Path:
+        """The folder of one swarm's CheckpointStore."""
+        return self.swarm_path(swarm_id) / "checkpoints"
+
+    def transcript_path(self, swarm_id: Cid) -> Path:
+        """The file of one swarm's Transcript."""
+        return self.swarm_path(swarm_id) / "transcript.sqlite"
+
+    def votes_path(self, swarm_id: Cid) -> Path:
+        """The file of the DurableRecord of this peer's votes and promises in one swarm."""
+        return self.swarm_path(swarm_id) / "votes"
+
 
 def node_config(
     home: Path | None = None, environment: Mapping[str, str] = os.environ

@@ -10,19 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p2ptrain.errors import StoreError
-from p2ptrain.store.atomic import disk_errors, make_folder, remove_temporaries, write_atomically
+from p2ptrain.store.atomic import (
+    TEMPORARY_SUFFIX,
+    disk_errors,
+    make_folder,
+    remove_temporaries,
+    write_atomically,
+)
 from p2ptrain.wire.cid import Cid, cid_of, parse_cid
 from p2ptrain.wire.limits import CHUNK_BYTES_MAX
 
 
 class BlockStore:
-    """The blocks in one folder. Not for two processes at once: see store/lock.py."""
+    """The blocks in one folder. One process writes at a time (store/lock.py); any may read."""
 
     def __init__(self, folder: Path, *, bytes_max: int | None = None) -> None:
         """Open the store, making its folder if need be.
 
         Args:
-          folder     its own folder; a file a block, in sub-folders by the name's last two letters
+          folder     its own folder; a file a block, on shelves by the last two letters of its name
           bytes_max  the quota; None for as much as the disk holds
 
         Raises:
@@ -32,8 +38,6 @@ class BlockStore:
         self._bytes_max = bytes_max
         make_folder(folder)
         with disk_errors(f"read {folder}"):
-            for shelf in self._shelves():
-                remove_temporaries(shelf)
             self._bytes = sum(path.stat().st_size for path in self._files())
 
     @property
@@ -63,6 +67,8 @@ class BlockStore:
                 f"and {len(content):,} more are needed.\nRaise the quota or remove a data set."
             )
         make_folder(path.parent)
+        # Here rather than when opened: a reader beside a running node must disturb nothing.
+        remove_temporaries(path.parent)
         write_atomically(path, content, durable=durable)
         self._bytes += len(content)
         return cid
@@ -111,7 +117,8 @@ class BlockStore:
         return (path for path in self._folder.iterdir() if len(path.name) == 2 and path.is_dir())
 
     def _files(self) -> Iterator[Path]:
-        return (path for shelf in self._shelves() for path in shelf.iterdir())
+        found = (path for shelf in self._shelves() for path in shelf.iterdir())
+        return (path for path in found if path.suffix != TEMPORARY_SUFFIX)
 
     def _quarantine(self, path: Path, size: int) -> None:
         aside = self._folder / "quarantine"

@@ -74,7 +74,6 @@ class CheckpointStore:
         self._folder = folder
         self._keep = keep
         make_folder(folder)
-        remove_temporaries(folder)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then prune. Raises StoreError, and then the older ones are intact."""
@@ -129,6 +128,8 @@ class CheckpointStore:
 
     def _prune(self) -> None:
         final = self._final_id()
+        # Here rather than when opened, so that an export beside a running node disturbs nothing.
+        remove_temporaries(self._folder)
         with disk_errors(f"remove old checkpoints in {self._folder}"):
             for path in self._paths()[: -self._keep]:
                 if _block_of(path) != final:

@@ -29,13 +29,13 @@ def unpack_document(content: bytes) -> Any:
     Raises:
       ValueError  the bytes are not MessagePack of the subset above, or not in canonical form
     """
-    tree = msgpack.unpackb(content, raw=False, strict_map_key=True)
     try:
+        tree = msgpack.unpackb(content, raw=False, strict_map_key=True)
         canonical = pack_document(tree)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"no canonical document: {error}") from None
     if canonical != content:
-        raise ValueError("not in canonical form")
+        raise ValueError("no canonical document: a value has another, canonical form")
     return tree
 
 
