@@ -1,0 +1,87 @@
+"""What a simulated peer computes: contributions, reductions and states.
+
+The machines handle opaque bytes, so most scenarios use Hashes, an exact stand-in with no vectors
+at all: a reduced shard is the hash of the ordered set that went into it, and a state the hash of
+its history. That is stricter than real sums, for two different sets never give equal bytes. One
+scenario uses Vectors: real int8 or int4 codecs, the real integer mean and float32 parameters.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from p2ptrain.swarm.effects import Term
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.messages import Norm2
+from p2ptrain.wire.shards import merkle_root
+
+PIECES = 3  # pieces of a stand-in state: more than one, so that a download can be cut in two
+SHARDS = 2  # shards of a stand-in contribution
+
+
+class Arithmetic(Protocol):
+    """What a shell needs of a compute process."""
+
+    shard_bytes: tuple[int, ...]
+    piece_count: int
+    codec: int
+
+    def initial(self) -> bytes:
+        """The state of the founding block."""
+
+    def contribution(self, state: bytes, rng: random.Random) -> tuple[bytes, ...]:
+        """The shards of one round of local training from a state."""
+
+    def norm2(self, shard: bytes) -> Norm2 | None:
+        """The squared norm of a shard; None if it is malformed."""
+
+    def reduce(self, terms: Sequence[Term]) -> tuple[bytes, ...]:
+        """The reduced shards of an ordered set."""
+
+    def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
+        """The next state."""
+
+    def pieces(self, state: bytes) -> tuple[bytes, ...]:
+        """A state cut for sending; joined again it is the state."""
+
+
+def state_digest(arithmetic: Arithmetic, state: bytes) -> Digest:
+    """What a certificate says of a state: the Merkle root of its pieces."""
+    return merkle_root(arithmetic.pieces(state))
+
+
+class Hashes:
+    """The exact stand-in. A shard is 16 bytes of squared norm and a random tag of 16."""
+
+    shard_bytes = (32,) * SHARDS
+    piece_count = PIECES
+    codec = 4
+
+    def initial(self) -> bytes:
+        """The state of the founding block."""
+        return bytes(32 * PIECES)
+
+    def contribution(self, state: bytes, rng: random.Random) -> tuple[bytes, ...]:
+        """Random norms between 1 and 9 (in units of 2**-64) and random tags."""
+        norms = [rng.randrange(1 << 64, 9 << 64) for _ in range(SHARDS)]
+        return tuple(norm.to_bytes(16, "big") + rng.randbytes(16) for norm in norms)
+
+    def norm2(self, shard: bytes) -> Norm2 | None:
+        """The norm that the shard carries."""
+        return Norm2(int.from_bytes(shard[:16], "big")) if len(shard) == 32 else None
+
+    def reduce(self, terms: Sequence[Term]) -> tuple[bytes, ...]:
+        """A hash of the ordered factors and shards."""
+        return tuple(
+            digest("sum", *(b"%d " % term.factor + term.shards[i] for term in terms))
+            for i in range(SHARDS)
+        )
+
+    def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
+        """A hash of the state and the reduced shards."""
+        root = digest("step", state, *reduced)
+        return b"".join(digest("part", root, bytes([i])) for i in range(PIECES))
+
+    def pieces(self, state: bytes) -> tuple[bytes, ...]:
+        """32 bytes each."""
+        return tuple(state[i : i + 32] for i in range(0, len(state), 32))

@@ -1,0 +1,414 @@
+"""One simulated peer: the production machines, joined as the node joins them, on virtual time.
+
+A Shell owns a Storage, which survives crashes, and machines, which do not: Averaging, CatchUp and
+StateSync. It carries effects out in the order of their list; what a real node does in another
+process (local training, decoding, reducing) is an event some milliseconds later. After every
+boot the peer first asks everyone where the chain stands, then takes part.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.swarm import averaging, catchup, effects, statesync
+from p2ptrain.swarm.certificates import Rules
+from p2ptrain.swarm.chain import Context
+from p2ptrain.swarm.history import History, Link
+from p2ptrain.swarm.inputs import AveragingConfig, Contribution
+from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.messages import (
+    ROUND,
+    GetBlob,
+    GetHeaders,
+    GetReduced,
+    GetState,
+    GetTip,
+    Message,
+    NotHeld,
+    ReducedPiece,
+    StatePiece,
+    Tip,
+)
+from p2ptrain.wire.peer_id import PeerId
+from p2ptrain.wire.shards import merkle_proof, merkle_root
+from simnet.arithmetic import Arithmetic, state_digest
+from simnet.checkers import Judge
+from simnet.world import World
+
+PING_S = 1.5  # a sign of life at least every 2 s
+REDUCE_S = 0.01  # what the compute process takes
+ITEM_TIMEOUT_S = 3.0  # for state pieces and reduced shards
+STATES_KEPT = 12  # a donor keeps more than the unfinal ones, as a node does for joiners
+REVEALS = 400  # more rounds than any run has
+
+
+@dataclass(slots=True)
+class Storage:
+    """What survives a crash: records, the chain, applied states and their reduced shards."""
+
+    history: History
+    applied: Digest
+    states: dict[Digest, bytes]
+    reduced: dict[Digest, tuple[bytes, ...]] = field(default_factory=dict)
+    votes: effects.VoteRecord | None = None
+    commit: effects.CommitRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all shells of a run share.
+
+    world       clock and network
+    judge       the checkers
+    arithmetic  what is computed
+    genesis     context of the founding block
+    """
+
+    world: World
+    judge: Judge
+    arithmetic: Arithmetic
+    genesis: Context
+
+
+class Shell:
+    """One instance of a peer."""
+
+    def __init__(
+        self, setup: Setup, config: AveragingConfig, reveal_seed: Digest, train_s: float, name: str
+    ) -> None:
+        """Args:
+
+        setup        what the run shares
+        config       the averaging machine's
+        reveal_seed  seed of the peer's hash chain
+        train_s      seconds of local training
+        name         tells two instances of one peer apart
+        """
+        self.peer: PeerId = config.me
+        self.name = name
+        self.world, self.judge, self.arithmetic = setup.world, setup.judge, setup.arithmetic
+        self.config = config
+        self.train_s = train_s
+        self.reveals = Reveals(reveal_seed, REVEALS)
+        initial = setup.arithmetic.initial()
+        genesis = setup.genesis
+        self.storage = Storage(History(genesis), genesis.block, {genesis.block: initial})
+        self.rng = random.Random(f"{setup.world.seed} {name}")
+        self.running = False
+        self.life = 0  # boots so far: what an earlier life began is void
+        self.averaging: averaging.Averaging | None = None
+
+    # --- life and death -----------------------------------------------------------------------
+    def boot(self) -> None:
+        """Start, or start again with what the storage has."""
+        self.life += 1
+        self.running = True
+        self.averaging = None
+        self.candidates: dict[Digest, tuple[tuple[bytes, ...], bytes]] = {}
+        self.reducing: dict[Digest, effects.Reduce] = {}
+        self.training: Digest | None = None
+        self.asked_to_join = False
+        self.wake_at = float("inf")
+        self.ping_at = self.world.now
+        history, config = self.storage.history, self.config
+        rules = Rules(config.swarm, config.verifier, config.settings)
+        self.catchup = catchup.CatchUp(self.peer, rules, history)
+        shapes = statesync.Shapes(
+            self.arithmetic.piece_count, len(config.settings.shard_bytes), ITEM_TIMEOUT_S
+        )
+        self.sync = statesync.StateSync(
+            history, self.storage.applied, self.storage.states.keys(), shapes
+        )
+        self._learn_peers()
+        self._do(self.catchup.start(self.world.now))
+        self._do(self.sync.follow(self.world.now))
+        self._schedule()
+
+    def crash(self) -> None:
+        """Lose everything but the storage."""
+        self.running = False
+        self.averaging = None
+
+    # --- inputs from the world ------------------------------------------------------------------
+    def deliver(self, sender: PeerId, message: Message) -> None:
+        """A message has come."""
+        if not self.running:
+            return
+        now = self.world.now
+        if isinstance(message, GetTip | GetHeaders | GetState | GetReduced | GetBlob):
+            self.send(sender, self._answer(message))
+            return
+        self._tell_catchup()
+        try:
+            self._do(self.catchup.receive(now, sender, message))
+            self._do(self.sync.receive(now, sender, message))
+            if self.averaging:
+                self._do(self.averaging.receive(now, sender, message))
+        except RemoteProtocolError as error:
+            self._strike(error)
+        self._schedule()
+
+    def _wake(self, at: float) -> None:
+        if at != self.wake_at:  # another wake-up was made for an earlier deadline
+            return
+        now = self.world.now
+        late = now > at + self.config.timing.late_s
+        self.wake_at = float("inf")
+        if now >= self.ping_at:
+            self.ping_at = now + PING_S
+            self._ping()
+        if late:  # this process stood still: where is everyone?
+            self._do(self.catchup.start(now))
+        if self.averaging and now >= self.averaging.deadline:
+            self._do(self.averaging.expire(now))
+        if now >= self.catchup.deadline:
+            self._tell_catchup()
+            self._do(self.catchup.expire(now))
+        if now >= self.sync.deadline:
+            self._do(self.sync.expire(now))
+        self._schedule()
+
+    def _ping(self) -> None:
+        now = self.world.now
+        self._learn_peers()
+        if self.averaging:
+            for peer in self.connected:
+                self._do(self.averaging.heard(now, peer))
+
+    def _learn_peers(self) -> None:
+        now, world = self.world.now, self.world
+        self.connected = [p for p in sorted(world.nodes) if world.answers(self.peer, p)]
+        self._do(self.catchup.peers(now, self.connected))
+        self._do(self.sync.peers(now, self.connected))
+        if self.averaging:
+            self._do(self.averaging.peers(now, self.connected))
+
+    def _tell_catchup(self) -> None:
+        self.catchup.quorum_lost = bool(self.averaging and self.averaging.quorum_lost)
+
+    def _schedule(self) -> None:
+        """One wake-up at the earliest deadline; those made for later ones are void."""
+        due = min(self.ping_at, self.catchup.deadline, self.sync.deadline)
+        if self.averaging:
+            due = min(due, self.averaging.deadline)
+        if due < self.wake_at:
+            self.wake_at = max(due, self.world.now)
+            at = self.wake_at
+            self._later(at, lambda: self._wake(at))
+
+    def _later(self, at: float, action: Callable[[], None]) -> None:
+        life = self.life
+
+        def in_this_life() -> None:
+            if self.running and self.life == life:
+                action()
+
+        self.world.at(at, self.name, in_this_life)
+
+    # --- effects --------------------------------------------------------------------------------
+    def send(self, to: PeerId, message: Message) -> None:
+        """Put a message on the wire; liars override this."""
+        self.judge.sent(self.peer, message)
+        self.world.post(self.peer, to, message)
+
+    def _do(self, todo: Sequence[effects.Effect | catchup.Effect | statesync.SyncEffect]) -> None:
+        for effect in todo:
+            match effect:
+                case effects.Send(to, message):
+                    self.send(to, message)
+                case effects.Persist(record):
+                    self._persist(record)
+                case effects.CheckPiece():
+                    self._check_piece(effect)
+                case effects.Reduce():
+                    self.reducing[effect.block] = effect
+                    self._later(self.world.now + REDUCE_S, lambda e=effect: self._reduce(e))  # type: ignore[misc]
+                case effects.Apply():
+                    self._apply(effect)
+                case effects.Behind(peer, certificate):
+                    self._do(self.catchup.behind(self.world.now, peer, certificate))
+                case effects.Proof():
+                    self.judge.proved(self.peer, effect)
+                case catchup.Switched():
+                    self._switch(effect)
+                case catchup.CaughtUp():
+                    self._take_part()
+                case statesync.Rollback(block):
+                    self.storage.applied = block
+                case statesync.LoadState(link, pieces):
+                    self._store(link, b"".join(pieces), ())
+                case statesync.ApplyReduced(link, shards):
+                    self._replay(link, shards)
+
+    def _persist(self, record: effects.VoteRecord | effects.CommitRecord) -> None:
+        if isinstance(record, effects.VoteRecord):
+            self.storage.votes = record
+        else:
+            self.storage.commit = record
+
+    def _check_piece(self, effect: effects.CheckPiece) -> None:
+        norm2 = self.arithmetic.norm2(effect.piece.data)
+        if self.averaging is None:
+            return
+        try:
+            self._do(
+                self.averaging.piece_checked(self.world.now, effect.sender, effect.piece, norm2)
+            )
+        except RemoteProtocolError as error:
+            self._strike(error)
+
+    def _reduce(self, effect: effects.Reduce) -> None:
+        """The compute process is done; without the parent's state it could not begin."""
+        state = self.storage.states.get(effect.parent)
+        if state is None or self.averaging is None:
+            return
+        del self.reducing[effect.block]
+        self.judge.reduced(self.peer, effect)
+        shards = self.arithmetic.reduce(effect.terms)
+        after = self.arithmetic.apply(state, shards)
+        self.candidates[effect.block] = shards, after
+        root, name = merkle_root(shards), state_digest(self.arithmetic, after)
+        self._do(self.averaging.reduced(self.world.now, effect.block, root, name))
+        self._apply_candidate()
+        self._schedule()
+
+    def _apply(self, effect: effects.Apply) -> None:
+        link = Link(effect.certificate, effect.context)
+        self.judge.applied(self.peer, link, effect.finals)
+        self.storage.history.append(link)
+        self._apply_candidate()
+        if not self.sync.level and effect.context.block not in self.reducing:
+            self._do(self.sync.follow(self.world.now))
+        self._forget_stale()
+        self._train()
+
+    def _apply_candidate(self) -> None:
+        """Apply the block after the applied one, if we reduced it and it is certified."""
+        history = self.storage.history
+        height = history.height_of(self.storage.applied)
+        if height is None or height == history.height:
+            return
+        link = history.link(height + 1)
+        candidate = self.candidates.pop(link.context.block, None)
+        if candidate is None:
+            return
+        self._store(link, candidate[1], candidate[0])
+        self._do(self.sync.applied(self.world.now, link.context.block))
+
+    def _replay(self, link: Link, shards: tuple[bytes, ...]) -> None:
+        state = self.storage.states[link.certificate.block.parent]
+        if link.certificate.block.kind == ROUND:
+            state = self.arithmetic.apply(state, shards)
+        self._store(link, state, shards)
+
+    def _store(self, link: Link, state: bytes, shards: tuple[bytes, ...]) -> None:
+        """A state is applied: durable from here on."""
+        block, storage = link.context.block, self.storage
+        self.judge.state(self.peer, link, state_digest(self.arithmetic, state))
+        storage.applied = block
+        storage.states[block] = state
+        if shards:
+            storage.reduced[block] = shards
+        kept = {context.block for context in self._kept_contexts()}
+        for old in [b for b in storage.states if b not in kept]:
+            del storage.states[old]
+        for reduce in [r for r in self.reducing.values() if r.parent == block]:
+            self._later(self.world.now + REDUCE_S, lambda e=reduce: self._reduce(e))  # type: ignore[misc]
+        self._train()
+
+    def _kept_contexts(self) -> list[Context]:
+        history = self.storage.history
+        unfinal = len(history.tip.unfinal) + 1
+        first = max(0, history.height - max(STATES_KEPT, unfinal))
+        newest = [history.context(height) for height in range(first, history.height + 1)]
+        return [history.genesis, *newest]
+
+    def _switch(self, effect: catchup.Switched) -> None:
+        for link in effect.links:
+            self.judge.applied(self.peer, link, ())
+        self.storage.history.switch(effect.height, effect.links)
+        if self.averaging:
+            certificates = [link.certificate for link in effect.links]
+            self._do(self.averaging.adopt(self.world.now, effect.context, certificates))
+        self._do(self.sync.follow(self.world.now))
+        self._forget_stale()
+        self._train()
+
+    def _forget_stale(self) -> None:
+        tip = self.storage.history.tip.block
+        for block in [b for b, r in self.reducing.items() if r.parent != tip]:
+            if block != tip:
+                del self.reducing[block]
+
+    def _take_part(self) -> None:
+        """Nobody is ahead: join the averaging, if that is not done yet."""
+        if self.averaging is None:
+            history, storage = self.storage.history, self.storage
+            own = storage.commit
+            if own and getattr(own.signed.statement, "parent", None) != history.tip.block:
+                own = None
+            self.averaging = averaging.Averaging(
+                self.config, history.tip, history.certificate, self.reveals, storage.votes, own
+            )
+            self._do(self.averaging.peers(self.world.now, self.connected))
+            self._do(self.averaging.start(self.world.now))
+        self._train()
+
+    # --- local work -----------------------------------------------------------------------------
+    def _train(self) -> None:
+        """Begin local training on the newest block, if we are a member and hold its state."""
+        context = self.storage.history.tip
+        if self.averaging is None or self.storage.applied != context.block:
+            return
+        if context.member(self.peer) is None:
+            if not self.asked_to_join:
+                self.asked_to_join = True
+                self._do(self.averaging.join(self.world.now))
+            return
+        self.asked_to_join = False
+        if self.averaging.contributed or self.training == context.block:
+            return
+        self.training = context.block
+        spent = self.train_s * self.rng.uniform(0.8, 1.2)
+        self._later(self.world.now + spent, lambda: self._trained(context.block))
+
+    def _trained(self, block: Digest) -> None:
+        tip = self.storage.history.tip.block
+        if block != tip or self.storage.applied != tip or self.averaging is None:
+            return
+        state = self.storage.states[block]
+        shards = self.arithmetic.contribution(state, self.rng)
+        norms2 = tuple(self.arithmetic.norm2(shard) or 0 for shard in shards)
+        data = digest("data", block, self.peer.encode())
+        contribution = Contribution(data, self.rng.randint(1, 64), shards, norms2, 1)  # type: ignore[arg-type]
+        self._do(self.averaging.contribute(self.world.now, contribution))
+        self._schedule()
+
+    # --- serving --------------------------------------------------------------------------------
+    def _answer(self, request: GetTip | GetHeaders | GetState | GetReduced | GetBlob) -> Message:
+        storage = self.storage
+        match request:
+            case GetTip():
+                history = storage.history
+                heights = [(history.height_of(block), block) for block in storage.states]
+                held = sorted((h for h in heights if h[0] is not None), reverse=True)
+                return Tip(history.certificate, history.tip.rounds, tuple(b for _, b in held))
+            case GetHeaders():
+                return storage.history.headers(request)
+            case GetState(block, index) if block in storage.states:
+                pieces = self.arithmetic.pieces(storage.states[block])
+                return StatePiece(block, index, merkle_proof(pieces, index), pieces[index])
+            case GetReduced(block, shard) if block in storage.reduced:
+                shards = storage.reduced[block]
+                return ReducedPiece(block, shard, merkle_proof(shards, shard), shards[shard])
+            case GetState() | GetReduced() | GetBlob():
+                return NotHeld(request)
+
+    def _strike(self, error: RemoteProtocolError) -> None:
+        self.judge.struck(self.peer, error)
+        self._do(self.catchup.struck(self.world.now, PeerId(error.peer)))
+        self._do(self.sync.lost(self.world.now, PeerId(error.peer)))
