@@ -9,6 +9,7 @@
  *   probe_denormal           a * b, where denormal results must be kept
  *   probe_div                det_div(a, b)
  *   probe_sqrt, probe_exp, probe_log, probe_tanh   of a
+ *   probe_vector_width       out[0] = float32 values in a vector register, 1 where that is unknown
  *
  * One work-item for each value. Used by p2ptrain/device/selftest.py and by tests; numpy twins in
  * p2ptrain/device/reference_math.py.
@@ -32,3 +33,16 @@ PROBE(probe_sqrt, det_sqrt(a[i]))
 PROBE(probe_exp, det_exp(a[i]))
 PROBE(probe_log, det_log(a[i]))
 PROBE(probe_tanh, det_tanh(a[i]))
+
+__kernel void probe_vector_width(__global float *out)
+{
+#if defined(__AVX512F__)
+    out[0] = 16.0f;
+#elif defined(__AVX__)
+    out[0] = 8.0f;
+#elif defined(__SSE2__) || defined(__ARM_NEON)
+    out[0] = 4.0f;
+#else
+    out[0] = 1.0f;
+#endif
+}

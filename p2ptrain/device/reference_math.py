@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+LANES = 64
 TINY = np.float32(2.0**-63)
 NORMAL_MIN = np.float32(2.0**-126)
 QUIET = {"over": "ignore", "under": "ignore", "invalid": "ignore", "divide": "ignore"}
@@ -69,6 +70,32 @@ def fma(a: Floats | np.float32, b: Floats | np.float32, c: Floats | np.float32) 
 def flush_tiny(x: Floats) -> Floats:
     """+0 for |x| < 2^-63, else x; NaN stays NaN."""
     return np.where(np.abs(x) < TINY, np.float32(0), x).astype(np.float32)
+
+
+def flush_denormal(x: Floats) -> Floats:
+    """+0 for |x| < 2^-126, else x."""
+    return np.where(np.abs(x) < NORMAL_MIN, np.float32(0), x).astype(np.float32)
+
+
+def lane_sum(values: Floats) -> Floats:
+    """Sum over the first axis: value i to lane i mod 64 in order, then a fixed binary tree.
+
+    Args:
+      values  (n, ...) float32
+
+    Returns:
+      (...) float32
+    """
+    lanes = np.zeros((LANES, *values.shape[1:]), np.float32)
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        for start in range(0, len(values), LANES):
+            part = values[start : start + LANES]
+            lanes[: len(part)] += part
+        width = LANES // 2
+        while width:
+            lanes[:width] += lanes[width : 2 * width]
+            width //= 2
+    return np.array(lanes[0], np.float32)
 
 
 def without_denormals(x: Floats) -> Floats:

@@ -1,0 +1,240 @@
+"""Every kernel of training again in numpy, equal bit for bit. This is what the kernels mean.
+
+Tests and the device's self-test hold the kernels to these functions; the file that defines each
+is named by its section. They are slow and keep to the kernels' order of operations. Rows R,
+columns C, float32 unless stated.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2ptrain.device.reference_math import (
+    QUIET,
+    Floats,
+    div,
+    exp,
+    flush_denormal,
+    flush_tiny,
+    fma,
+    lane_sum,
+    log,
+    sqrt,
+    tanh,
+)
+
+CHUNK = 256  # KC of gemm.cl
+GELU_P = np.float32(0.797884561)
+GELU_Q = np.float32(0.0356774081)
+GELU_3Q = np.float32(0.107032224)
+NEGLIGIBLE = np.float32(-40.0)
+PHILOX_ROUNDS = 10
+MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+WEYL = (np.uint32(0x9E3779B9), np.uint32(0xBB67AE85))
+HALF = np.float32(0.5)
+ONE = np.float32(1)
+
+
+# --- gemm.cl -----------------------------------------------------------------------------------
+
+
+def gemm(a: Floats, b: Floats) -> Floats:
+    """Matrix product in the canonical order: chunks of 256 along k, one fma chain in each.
+
+    Args:
+      a  (M, K)
+      b  (K, N)
+
+    Returns:
+      (M, N)
+    """
+    total = np.zeros((len(a), b.shape[1]), np.float32)
+    for start in range(0, a.shape[1], CHUNK):
+        chunk = np.zeros_like(total)
+        for k in range(start, min(start + CHUNK, a.shape[1])):
+            chunk = fma(a[:, k, None], b[None, k, :], chunk)
+        with np.errstate(**QUIET):  # type: ignore[arg-type]
+            total = chunk if start == 0 else total + chunk
+    return total
+
+
+# --- elementwise.cl ----------------------------------------------------------------------------
+
+
+def gather_rows(
+    x: Floats, y: NDArray[np.int32], index: NDArray[np.int32]
+) -> tuple[Floats, NDArray[np.int32]]:
+    """Rows and labels of a batch; an index under 0 gives zeros and label -1.
+
+    Args:
+      x      (samples, C)
+      y      (samples,) int32
+      index  (R,) int32
+
+    Returns:
+      rows    (R, C), flushed
+      labels  (R,) int32
+    """
+    missing = index < 0
+    rows = np.where(missing[:, None], np.float32(0), flush_tiny(x[index]))
+    return rows, np.where(missing, np.int32(-1), y[index])
+
+
+def relu(z: Floats) -> Floats:
+    """max(z, 0), flushed; NaN passes."""
+    return np.where(z <= 0, np.float32(0), flush_tiny(z))
+
+
+def relu_backward(z: Floats, d: Floats) -> Floats:
+    """The gradient before the ReLU from the one behind it, flushed."""
+    return np.where(z <= 0, np.float32(0), flush_tiny(d))
+
+
+def gelu(z: Floats) -> Floats:
+    """GELU in its tanh form, flushed."""
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        t = tanh(z * fma(GELU_Q, z * z, GELU_P))
+        return flush_tiny(HALF * z * (ONE + t))
+
+
+def gelu_backward(z: Floats, d: Floats) -> Floats:
+    """The gradient before the GELU from the one behind it, flushed."""
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        square = z * z
+        t = tanh(z * fma(GELU_Q, square, GELU_P))
+        slope = (ONE - t * t) * fma(GELU_3Q, square, GELU_P)
+        curved = np.where(t * t == 1, np.float32(0), HALF * z * slope)
+        return flush_tiny(d * (HALF * (ONE + t) + curved))
+
+
+# --- reduce.cl ---------------------------------------------------------------------------------
+
+
+def column_sums(d: Floats) -> Floats:
+    """Sums over the rows.
+
+    Args:
+      d  (R, C)
+
+    Returns:
+      (C,)
+    """
+    return lane_sum(d)
+
+
+# --- softmax_xent.cl ---------------------------------------------------------------------------
+
+
+def softmax_xent(
+    z: Floats, labels: NDArray[np.int32], scale: np.float32
+) -> tuple[Floats, Floats, NDArray[np.int32]]:
+    """Softmax and cross-entropy, forward and backward.
+
+    Args:
+      z       (R, C) logits
+      labels  (R,) int32, -1 for a row that counts nothing
+      scale   factor of the gradient, 1 / batch in training
+
+    Returns:
+      d        (R, C) gradient by z, flushed
+      loss     (R,)
+      correct  (R,) int32, 1 where the label is the first maximum
+    """
+    rows = np.arange(len(z))
+    present = labels >= 0
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        shifted = z - z.max(axis=1, keepdims=True)
+        e = np.where(shifted < NEGLIGIBLE, np.float32(0), exp(shifted))
+        total = lane_sum(e.T)
+        p = div(e, total[:, None])
+        p[rows, labels] -= ONE
+        d = np.where(present[:, None], flush_tiny(p * scale), np.float32(0))
+        loss = np.where(present, log(total) - shifted[rows, labels], np.float32(0))
+    correct = (present & (z.argmax(axis=1) == labels)).astype(np.int32)
+    return d, loss, correct
+
+
+# --- optim.cl ----------------------------------------------------------------------------------
+
+
+def sgd(
+    w: Floats, g: Floats, m: Floats, rate: np.float32, momentum: np.float32, decay: np.float32
+) -> tuple[Floats, Floats]:
+    """One step of SGD with momentum.
+
+    Args:
+      w, g, m  (n,) parameters, gradient, momentum
+
+    Returns:
+      the new w and m
+    """
+    moved = flush_tiny(fma(momentum, m, fma(decay, w, flush_tiny(g))))
+    return flush_tiny(fma(-rate, moved, w)), moved
+
+
+def adamw(
+    state: tuple[Floats, Floats, Floats], g: Floats, scalars: tuple[np.float32, ...]
+) -> tuple[Floats, Floats, Floats]:
+    """One step of AdamW.
+
+    Args:
+      state    w, m, v, each (n,): parameters, first and second moment
+      g        (n,) gradient
+      scalars  rate, decay, beta1, rest1, beta2, rest2, epsilon, unbias1, unbias2 as in optim.cl
+
+    Returns:
+      the new w, m and v
+    """
+    w, m, v = state
+    rate, decay, beta1, rest1, beta2, rest2, epsilon, unbias1, unbias2 = scalars
+    g = flush_tiny(g)
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        m = flush_tiny(fma(beta1, m, rest1 * g))
+        v = flush_denormal(fma(beta2, v, rest2 * (g * g)))
+        u = div(m * unbias1, sqrt(v * unbias2) + epsilon)
+    return flush_tiny(fma(-rate, fma(decay, w, u), w)), m, v
+
+
+# --- rng.cl ------------------------------------------------------------------------------------
+
+
+def philox(counter: NDArray[np.uint32], key: tuple[np.uint32, np.uint32]) -> NDArray[np.uint32]:
+    """Philox4x32-10.
+
+    Args:
+      counter  (n, 4) uint32
+      key      two words
+
+    Returns:
+      (n, 4) uint32
+    """
+    x0, x1, x2, x3 = counter.T
+    key0, key1 = key
+    with np.errstate(over="ignore"):
+        for _ in range(PHILOX_ROUNDS):
+            product0 = MULTIPLIERS[0] * x0.astype(np.uint64)
+            product1 = MULTIPLIERS[1] * x2.astype(np.uint64)
+            x0 = (product1 >> np.uint64(32)).astype(np.uint32) ^ x1 ^ key0
+            x2 = (product0 >> np.uint64(32)).astype(np.uint32) ^ x3 ^ key1
+            x1, x3 = product1.astype(np.uint32), product0.astype(np.uint32)
+            key0, key1 = key0 + WEYL[0], key1 + WEYL[1]
+    return np.stack([x0, x1, x2, x3], axis=1)
+
+
+def philox_uniform(count: int, seed: int, stream: int, bound: np.float32) -> Floats:
+    """Uniform values in [-bound, bound), a function of seed, stream and index.
+
+    Args:
+      count   how many
+      seed    0 .. 2^64 - 1
+      stream  0 .. 2^32 - 1
+
+    Returns:
+      (count,)
+    """
+    blocks = -(-count // 4)
+    counter = np.zeros((blocks, 4), np.uint32)
+    counter[:, 0] = np.arange(blocks)
+    counter[:, 1] = stream
+    words = philox(counter, (np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32))).ravel()[:count]
+    unit = (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    return fma(np.float32(2) * bound, unit, -bound)
