@@ -1,0 +1,184 @@
+"""Every vector of protocol/vectors, accepted and rejected, and every schema of protocol/*.md."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from wire_json import KINDS, from_json, schema_of, to_json
+
+from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.wire.cid import cid_of, sha256_of
+from p2ptrain.wire.codec import (
+    block_digest,
+    certificate_digest,
+    commit_digest,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.document import pack_document, unpack_document
+from p2ptrain.wire.envelope import (
+    Ed25519Signer,
+    Ed25519Verifier,
+    check_signed,
+    sign_statement,
+    statement_bytes,
+    swarm_digest,
+)
+from p2ptrain.wire.peer_id import peer_id_of
+from p2ptrain.wire.shards import merkle_check, merkle_proofs, merkle_root
+
+PROTOCOL = Path(__file__).parents[1] / "protocol"
+SENDER = peer_id_of(bytes(32))
+
+
+def vectors(file: str, section: str) -> pytest.MarkDecorator:
+    """Parametrize by the vectors of one section."""
+    found = json.loads((PROTOCOL / "vectors" / f"{file}.json").read_text())[section]
+    ids = [str(vector.get("name", i)) for i, vector in enumerate(found)]
+    return pytest.mark.parametrize("vector", found, ids=ids)
+
+
+def unhex(items: list[str]) -> list[bytes]:
+    return [bytes.fromhex(item) for item in items]
+
+
+@vectors("encoding", "accepted")
+def test_a_message_has_these_bytes(vector: Any) -> None:
+    data = bytes.fromhex(vector["hex"])
+    message = from_json(vector["message"])
+    assert encode(message) == data
+    assert decode(data, SENDER) == message
+    assert to_json(message) == vector["message"]
+
+
+@vectors("encoding", "parts")
+def test_a_part_has_these_bytes(vector: Any) -> None:
+    data = bytes.fromhex(vector["hex"])
+    part = from_json(vector["part"])
+    assert pack(part) == data
+    assert unpack(type(part), data) == part
+
+
+@vectors("encoding", "rejected")
+def test_bytes_are_refused_by_this_rule(vector: Any) -> None:
+    data = bytes.fromhex(vector["hex"]) if "hex" in vector else bytes(vector["zeros"])
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(data, SENDER)
+    assert (caught.value.peer, caught.value.rule) == (SENDER, vector["rule"])
+
+
+def test_every_kind_of_message_and_every_rule_has_a_vector() -> None:
+    file = json.loads((PROTOCOL / "vectors" / "encoding.json").read_text())
+    text = json.dumps([file["accepted"], file["parts"]])
+    assert not [name for name in KINDS if f'{{"{name}": ' not in text]
+    rules = {vector["rule"] for vector in file["rejected"]}
+    assert rules == {f"encoding 3.{n}" for n in range(1, 13)}
+
+
+@vectors("digests", "digests")
+def test_a_digest_is_blake3_of_domain_and_parts(vector: Any) -> None:
+    parts = unhex(vector["parts"])
+    assert digest(vector["domain"], *parts).hex() == vector["digest"]
+    hashed = b"p2ptrain/1/" + vector["domain"].encode() + b"\n"
+    hashed += b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    assert blake3(hashed).hexdigest() == vector["digest"]
+
+
+@vectors("digests", "blocks")
+def test_a_block_has_this_digest(vector: Any) -> None:
+    block = from_json(vector["block"])
+    assert pack(block).hex() == vector["packed"]
+    assert block_digest(block).hex() == vector["digest"]
+    assert digest("block", bytes.fromhex(vector["packed"])).hex() == vector["digest"]
+
+
+@vectors("digests", "commits")
+def test_a_commit_has_this_digest(vector: Any) -> None:
+    assert commit_digest(from_json(vector["commit"])).hex() == vector["digest"]
+
+
+@vectors("digests", "certificates")
+def test_a_certificate_has_this_digest(vector: Any) -> None:
+    assert certificate_digest(from_json(vector["certificate"])).hex() == vector["digest"]
+
+
+@vectors("digests", "reveals")
+def test_a_hash_chain_ends_in_this_anchor(vector: Any) -> None:
+    seed = Digest(bytes.fromhex(vector["seed"]))
+    assert Reveals(seed, vector["length"]).anchor.hex() == vector["anchor"]
+
+
+@vectors("digests", "cids")
+def test_content_has_this_cid(vector: Any) -> None:
+    content = bytes.fromhex(vector["content"])
+    assert cid_of(content) == vector["cid"]
+    assert sha256_of(vector["cid"]) == hashlib.sha256(content).digest()
+
+
+@vectors("digests", "peers")
+def test_a_key_has_this_peer_id(vector: Any) -> None:
+    assert Ed25519Signer(bytes.fromhex(vector["private_key"])).peer == vector["peer"]
+
+
+@vectors("envelope", "accepted")
+def test_a_statement_is_signed_so(vector: Any) -> None:
+    swarm = swarm_digest(vector["swarm_id"])
+    signed = from_json(vector["signed"])
+    signer = Ed25519Signer(bytes.fromhex(vector["private_key"]))
+    assert statement_bytes(swarm, signed.statement).hex() == vector["signing_bytes"]
+    assert sign_statement(signer, swarm, signed.statement) == signed
+    check_signed(Ed25519Verifier(), swarm, signed, SENDER)
+
+
+@vectors("envelope", "rejected")
+def test_an_envelope_is_refused_by_this_rule(vector: Any) -> None:
+    signed = from_json(vector["signed"])
+    with pytest.raises(RemoteProtocolError) as caught:
+        check_signed(Ed25519Verifier(), swarm_digest(vector["swarm_id"]), signed, SENDER)
+    assert (caught.value.peer, caught.value.rule) == (SENDER, vector["rule"])
+
+
+@vectors("merkle", "accepted")
+def test_a_tree_has_this_root_and_these_paths(vector: Any) -> None:
+    leaves = unhex(vector["leaves"])
+    root = merkle_root(leaves)
+    assert root.hex() == vector["root"]
+    paths = [tuple(unhex(path)) for path in vector["proofs"]]
+    assert merkle_proofs(leaves) == paths
+    for index, (leaf, path) in enumerate(zip(leaves, paths, strict=True)):
+        assert merkle_check(root, len(leaves), index, leaf, path)  # type: ignore[arg-type]
+
+
+@vectors("merkle", "rejected")
+def test_a_path_is_refused(vector: Any) -> None:
+    root, leaf = Digest(bytes.fromhex(vector["root"])), bytes.fromhex(vector["leaf"])
+    path: Any = tuple(unhex(vector["proof"]))
+    assert not merkle_check(root, vector["count"], vector["index"], leaf, path)
+
+
+@vectors("documents", "accepted")
+def test_a_document_has_these_bytes(vector: Any) -> None:
+    data = bytes.fromhex(vector["hex"])
+    assert pack_document(vector["value"]) == data
+    value = unpack_document(data)
+    # As text, where 1, 1.0 and true are not equal.
+    assert json.dumps(value) == json.dumps(vector["value"], sort_keys=True)
+
+
+@vectors("documents", "rejected")
+def test_bytes_are_no_document(vector: Any) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        unpack_document(bytes.fromhex(vector["hex"]))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_the_documents_show_the_schema_of(kind: type) -> None:
+    documents = "".join(path.read_text() for path in PROTOCOL.glob("*.md"))
+    assert f"```\n{schema_of(kind)}\n```" in documents
