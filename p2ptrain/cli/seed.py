@@ -1,0 +1,119 @@
+"""`p2ptrain seed dataset`: cut data into chunks, name it, and serve it to others."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from p2ptrain.cli.options import Home, Json
+from p2ptrain.config_local import node_config
+from p2ptrain.data.manifest import Manifest
+from p2ptrain.data.seeding import UNKNOWN_LICENCE, Seeded, seed_dataset
+from p2ptrain.data.seeding import Progress as Report
+from p2ptrain.data.shipped import DIGITS, seed_digits
+from p2ptrain.store.blocks import BlockStore
+from p2ptrain.store.lock import home_lock
+
+BAR_AFTER_S = 1.0  # a bar that flashes by tells nobody anything
+
+
+def command(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="An IDX file or a folder of them (.gz or not), .npz or UTF-8 text; or "
+            f"'{DIGITS}' for the data that comes with p2ptrain."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Its name (default: the file's).")] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", "--license", help="Its licence, such as CC-BY-4.0.")
+    ] = UNKNOWN_LICENCE,
+    once: Annotated[
+        bool, typer.Option("--once", help="Only add it to the store; do not serve it.")
+    ] = False,
+    listen: Annotated[
+        list[str] | None, typer.Option(help="Multiaddr to serve it at; may be repeated.")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Add a data set to the store, print its CID, and serve it until stopped."""
+    config = node_config(home)
+    with home_lock(config.state_path), _bar() as progress:
+        blocks = BlockStore(config.blocks_path)
+        if str(path) == DIGITS and not path.exists() and not name:
+            seeded = seed_digits(blocks, progress)
+        else:
+            seeded = seed_dataset(path, blocks, name=name, licence=licence, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(_tree(seeded)))
+    else:
+        _print_found(seeded)
+    if not once:
+        from p2ptrain.node.seeding import serve_dataset
+
+        serve_dataset(home, seeded.cid, listen or [])
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    """A progress bar on stderr, shown once the work has taken BAR_AFTER_S."""
+    columns = (TextColumn("storing chunks"), BarColumn(), TaskProgressColumn())
+    began = time.monotonic()
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("storing", visible=False)
+
+        def report(stored: int, total: int) -> None:
+            late = time.monotonic() - began > BAR_AFTER_S
+            bar.update(task, completed=stored, total=total, visible=late)
+
+        yield report
+
+
+def _print_found(seeded: Seeded) -> None:
+    manifest = seeded.manifest
+    table = Table(show_header=False, box=None)
+    for key, value in _words(manifest, seeded.bytes_total):
+        table.add_row(key, value)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print("In a recipe:")
+    console.print(f'[data]\ncid = "{seeded.cid}"', soft_wrap=True)
+
+
+def _words(manifest: Manifest, bytes_total: int) -> list[tuple[str, str]]:
+    record, label = manifest.record, manifest.label
+    splits = [f"{manifest.records(name):,} {name}" for name in manifest.split_names]
+    return [
+        ("data set", manifest.name),
+        ("licence", manifest.licence),
+        ("records", ", ".join(splits)),
+        ("one record", f"{record.dtype} {list(record.shape) or '(single value)'}"),
+        ("labels", f"{label.classes} classes" if label else "none"),
+        ("stored", f"{len(manifest.chunk_cids):,} chunks, {bytes_total:,} bytes"),
+        ("CID", manifest.cid),
+    ]
+
+
+def _tree(seeded: Seeded) -> dict[str, object]:
+    manifest = seeded.manifest
+    return {
+        "cid": seeded.cid,
+        "name": manifest.name,
+        "licence": manifest.licence,
+        "record": {"dtype": manifest.record.dtype, "shape": list(manifest.record.shape)},
+        "classes": manifest.label.classes if manifest.label else None,
+        "splits": {name: manifest.records(name) for name in manifest.split_names},
+        "chunks": len(manifest.chunk_cids),
+        "bytes": seeded.bytes_total,
+    }
