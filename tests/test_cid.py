@@ -1,7 +1,7 @@
 """CIDs: the names that IPFS gives to the same bytes. protocol/encoding.md section 5."""
 
 import pytest
-from cid import make_cid
+from cid import make_cid  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -32,6 +32,7 @@ from p2ptrain.wire.codec import block_digest, certificate_digest, pack
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest, digest
 from p2ptrain.wire.messages import CLOSE, ROUND, Block, Certificate, Entry
 from p2ptrain.wire.peer_id import peer_id_of
+from p2ptrain.wire.statements import Norm2
 
 FOUNDER = peer_id_of(bytes(32))
 DIGITS_CID = Recipe.from_file(recipe_path("digits")).data.cid
@@ -120,7 +121,7 @@ def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
 
 
 def certificate(parent: Digest, kind: int, view: int) -> Certificate:
-    entry = Entry(FOUNDER, digest("commit", bytes([view])), 160, 1, digest("reveal"))
+    entry = Entry(FOUNDER, digest("commit", bytes([view])), 160, Norm2(1), digest("reveal"))
     block = Block(parent, kind, (entry,) if kind == ROUND else (), (), (), ())
     return Certificate(view, block, ZERO_DIGEST, digest("state"), ())
 
@@ -165,7 +166,7 @@ def test_an_export_is_the_final_network_with_its_provenance(tmp_path: Path) -> N
         "layer1.bias": (10,),
     }
     assert tensors["layer0.bias"][0] == 64 * 256
-    with safe_open(out, "numpy") as file:  # type: ignore[no-untyped-call]
+    with safe_open(out, "numpy") as file:
         metadata = file.metadata()
     assert metadata["p2ptrain.swarm_id"] == recipe.swarm_id
     assert metadata["p2ptrain.certificate"] == certificate_digest(chain[1]).hex()

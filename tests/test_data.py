@@ -12,7 +12,7 @@ from p2ptrain.config import Recipe
 from p2ptrain.data.assemble import Samples, assemble, check_fits, model_inputs
 from p2ptrain.data.chunks import chunk_count, cut_records, permutation
 from p2ptrain.data.manifest import Manifest
-from p2ptrain.data.records import Split, checked
+from p2ptrain.data.records import Array, Split, checked
 from p2ptrain.data.seeding import load_manifest, seed_dataset
 from p2ptrain.data.shipped import DIGITS_PATH, recipe_path, seed_digits
 from p2ptrain.errors import ConfigError, StoreError
@@ -68,7 +68,7 @@ def test_the_fixed_permutation_is_the_specified_one() -> None:
         elements=st.integers(0, 100),
     )
 )
-def test_any_records_come_back_bit_for_bit(x: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_any_records_come_back_bit_for_bit(x: Array) -> None:
     records = checked("x", [Split("train", x, None), Split("test", x[:1], None)])
     order = permutation(len(x))
     cuts = list(cut_records(records))
@@ -123,7 +123,7 @@ def test_a_chunk_that_is_missing_or_changed_is_not_assembled(blocks: BlockStore)
     manifest = seed_digits(blocks).manifest
     content = {cid: blocks.get(cid) for cid in manifest.chunk_cids}
     with pytest.raises(ConfigError, match="is not here"):
-        assemble(manifest, "train", {}.get)
+        assemble(manifest, "train", lambda _: None)
     changed = {cid: bytes(c or b"")[:-1] + b"\x01" for cid, c in content.items()}
     with pytest.raises(ConfigError, match="not the bytes"):
         assemble(manifest, "train", changed.get)

@@ -80,7 +80,8 @@ def test_one_idx_file_has_records_without_labels(tmp_path: Path) -> None:
     "names", [("X", "y"), ("x", "y"), ("data", "target"), ("x_train", "y_train")]
 )
 def test_npz_is_read_by_the_names_that_are_in_use(tmp_path: Path, names: tuple[str, str]) -> None:
-    content = npz(**{names[0]: PICTURES, names[1]: LABELS.astype(np.int64)})
+    arrays: dict[str, NDArray[np.generic]] = {names[0]: PICTURES, names[1]: LABELS.astype("i8")}
+    content = npz(**arrays)
     records = read_records(written(tmp_path, content))
     assert np.array_equal(records.splits[0].x, PICTURES)
     assert records.classes == 3

@@ -40,7 +40,7 @@ def test_the_library_reads_names_shapes_values_and_provenance(tmp_path: Path) ->
     for name, tensor in TENSORS.items():
         assert read[name].shape == tensor.shape
         assert read[name].tobytes() == tensor.tobytes(), "bit for bit"
-    with safe_open(path, "numpy") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     assert metadata == WHENCE.metadata
     assert metadata["p2ptrain.certificate"] == "ab" * 32

@@ -16,7 +16,7 @@ from p2ptrain.store.checkpoint import Checkpoint, CheckpointStore
 from p2ptrain.store.durable import DurableRecord
 from p2ptrain.store.lock import home_lock
 from p2ptrain.wire.cid import cid_of
-from p2ptrain.wire.limits import CHUNK_BYTES_MAX, DURABLE_BYTES_MAX
+from p2ptrain.wire.limits import CHUNK_BYTES_MAX
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -173,13 +173,19 @@ def test_a_record_cut_at_any_length_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_record(tmp_path: Path) -> None:
-    record = DurableRecord(tmp_path / "votes")
+    record = DurableRecord(tmp_path / "votes", bytes_max=5000)
     record.save(b"old")
-    with file_size_limit(100), pytest.raises(StoreError, match="Free some space"):
-        record.save(bytes(DURABLE_BYTES_MAX))
+    with file_size_limit(1000), pytest.raises(StoreError, match="Free some space"):
+        record.save(bytes(5000))
     assert record.load() == b"old"
     with pytest.raises(ValueError, match="at most"):
-        record.save(bytes(DURABLE_BYTES_MAX + 1))
+        record.save(bytes(5001))
+
+
+def test_a_record_that_was_written_under_a_larger_limit_is_refused(tmp_path: Path) -> None:
+    DurableRecord(tmp_path / "votes").save(bytes(5000))
+    with pytest.raises(StoreError, match="damaged"):
+        DurableRecord(tmp_path / "votes", bytes_max=4999).load()
 
 
 # --- checkpoints -----------------------------------------------------------------------------

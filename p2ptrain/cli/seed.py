@@ -13,13 +13,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from p2ptrain.cli.options import Home, Json
-from p2ptrain.config_local import node_config
+from p2ptrain.config_local import NodeConfig, node_config
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.seeding import UNKNOWN_LICENCE, Seeded, seed_dataset
 from p2ptrain.data.seeding import Progress as Report
 from p2ptrain.data.shipped import DIGITS, seed_digits
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.lock import home_lock
+from p2ptrain.wire.cid import Cid
 
 BAR_AFTER_S = 1.0  # a bar that flashes by tells nobody anything
 
@@ -58,9 +59,16 @@ def command(
     else:
         _print_found(seeded)
     if not once:
-        from p2ptrain.node.seeding import serve_dataset
+        _serve(config, seeded.cid, listen or [], as_json)
 
-        serve_dataset(home, seeded.cid, listen or [])
+
+def _serve(config: NodeConfig, cid: Cid, listen: list[str], as_json: bool) -> None:
+    # Here, because it loads libp2p, which --once does without.
+    from p2ptrain.cli.join import people
+    from p2ptrain.node.seeding import serve_dataset
+    from p2ptrain.node.telemetry import Telemetry, json_lines
+
+    serve_dataset(config, cid, listen, Telemetry(json_lines if as_json else people()))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One small record that must survive a crash before its author says anything: votes, promises.
+"""One record that must survive a crash before its author says anything: votes, promises.
 
 A peer that forgets a vote can sign against itself, so a record that cannot be read is an error
 that stops the peer; it is never taken for an empty one. The bytes mean nothing here.
@@ -15,21 +15,26 @@ from p2ptrain.wire.limits import DURABLE_BYTES_MAX
 
 MAGIC = b"p2ptrain record 1\n"
 _HEADER_BYTES = len(MAGIC) + 8
-_FILE_BYTES_MAX = _HEADER_BYTES + DURABLE_BYTES_MAX + DIGEST_BYTES
 
 
 class DurableRecord:
     """The record in one file; save returns when it is on the disk."""
 
-    def __init__(self, path: Path) -> None:
-        """path: the file; its folder is made if need be. Raises StoreError."""
+    def __init__(self, path: Path, *, bytes_max: int = DURABLE_BYTES_MAX) -> None:
+        """Open the record; the folder above it is made if need be. Raises StoreError.
+
+        Args:
+          path       the file; it need not exist
+          bytes_max  the largest record that is written or read
+        """
         self._path = path
+        self._bytes_max = bytes_max
         make_folder(path.parent)
 
     def save(self, record: bytes) -> None:
         """Replace the record. Raises StoreError, and then the old one is as it was."""
-        if len(record) > DURABLE_BYTES_MAX:
-            raise ValueError(f"a record has at most {DURABLE_BYTES_MAX} bytes, not {len(record)}")
+        if len(record) > self._bytes_max:
+            raise ValueError(f"a record has at most {self._bytes_max} bytes, not {len(record)}")
         size = len(record).to_bytes(8, "little")
         write_atomically(self._path, MAGIC, size, record, digest("durable record", record))
 
@@ -42,15 +47,15 @@ class DurableRecord:
         with disk_errors(f"read {self._path}"):
             try:
                 with self._path.open("rb") as file:
-                    content = file.read(_FILE_BYTES_MAX + 1)
+                    content = file.read(_HEADER_BYTES + self._bytes_max + DIGEST_BYTES + 1)
             except FileNotFoundError:
                 return None
         record = content[_HEADER_BYTES:-DIGEST_BYTES]
         size = int.from_bytes(content[len(MAGIC) : _HEADER_BYTES], "little")
-        intact = content.startswith(MAGIC) and len(record) == size <= DURABLE_BYTES_MAX
+        intact = content.startswith(MAGIC) and len(record) == size <= self._bytes_max
         if not intact or digest("durable record", record) != content[-DIGEST_BYTES:]:
             raise StoreError(
-                f"{self._path} is damaged, so what this peer has voted for is not known and voting "
+                f"{self._path} is damaged, so what this peer has signed is not known and signing "
                 "again could convict it of double signing.\n"
                 "Restore the file from a backup, or join again under a new identity: --home DIR"
             )

@@ -64,7 +64,7 @@ SHARDS_ASKED_MAX = 256  # shards named in one request: 32 MiB of answers at the 
 # --- the store of one peer -------------------------------------------------------------------
 CHECKPOINT_SECTION_BYTES_MAX = 16 * PARAMETERS_MAX  # parameters, momentum, feedback: float32 each
 CHECKPOINTS_KEPT = 4  # a torn newest file, the last final block, and room between the two
-DURABLE_BYTES_MAX = 1 << 20  # the votes and promises of one peer: a few hundred bytes in practice
+DURABLE_BYTES_MAX = PARAMETERS_MAX + (1 << 24)  # a whole contribution at int8 and its scales
 TRANSCRIPT_PAYLOAD_BYTES_MAX = 1 << 24  # a certificate of 64 votes and its block stay under 64 KiB
 
 # --- data sets -------------------------------------------------------------------------------
@@ -85,3 +85,20 @@ VIEW_MAX = 1 << 62  # a billion rounds, each with a billion timeouts; and below 
 EARLY_COMMITS_MAX = ROSTER_MAX  # commits for a block not seen yet: one a member
 TIMEOUTS_PER_VOTER_MAX = 4  # views of one voter remembered: its newest, and some on the way
 REVEALS_CHECKPOINT = 256  # hashes recomputed at most to find a preimage in a hash chain
+COMMITS_PER_PEER_MAX = 4  # of a proven liar, where proposals name them: see contributions.py
+BLOCKS_PER_PARENT_MAX = 16  # proposed blocks remembered: a proposer a view, most are repeated
+VOTES_PER_VOTER_MAX = 4  # views of one voter whose votes are counted: its newest
+DURATIONS_KEPT = 8  # views whose durations set deadlines: enough to outvote three odd ones
+
+# --- one node ----------------------------------------------------------------------------------
+PROTOCOL_VERSION = 1  # of messages and rules; peers of another number are refused
+STRIKES_MAX = 16  # protocol errors of one peer in a run; a bug or a liar, not bad luck
+COMPUTE_RESTARTS_MAX = 8  # deaths of the compute process in one run; then the driver is to blame
+CANDIDATES_MAX = 4  # reduced blocks that wait for a certificate: re-proposals of one parent
+REDUCED_BYTES_KEPT = 1 << 27  # reduced shards for those who follow: 64 rounds of 2M parameters
+STATES_CACHED = 2  # states being served: the newest, and the one that joiners began with
+REVEALS_MAX = 1 << 20  # points of a hash chain: 1 s to compute; a longer run joins again
+REVEALS_SPARE = 1 << 10  # for contributions that were revealed and not certified
+PARENTS_REMEMBERED = 64  # blocks that we contributed to: never twice to one, even after a switch
+PEERS_REMEMBERED = 256  # peers that were helped lately: four full rosters
+RULE_STEPS_MAX = 10_000  # steps in which one input must settle: a round of 64 takes some hundreds
