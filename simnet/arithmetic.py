@@ -10,6 +10,11 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
+from p2ptrain.compress.blocks import INT8, MalformedShard
+from p2ptrain.compress.codecs import CODECS
+from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.swarm.effects import Term
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.messages import Norm2
@@ -53,9 +58,10 @@ def state_digest(arithmetic: Arithmetic, state: bytes) -> Digest:
 class Hashes:
     """The exact stand-in. A shard is 16 bytes of squared norm and a random tag of 16."""
 
-    shard_bytes = (32,) * SHARDS
-    piece_count = PIECES
-    codec = 4
+    def __init__(self) -> None:
+        self.shard_bytes: tuple[int, ...] = (32,) * SHARDS
+        self.piece_count = PIECES
+        self.codec = 4
 
     def initial(self) -> bytes:
         """The state of the founding block."""
@@ -85,3 +91,46 @@ class Hashes:
     def pieces(self, state: bytes) -> tuple[bytes, ...]:
         """32 bytes each."""
         return tuple(state[i : i + 32] for i in range(0, len(state), 32))
+
+
+class Vectors:
+    """Real codecs on 4096 parameters: int4 or int8 contributions, int8 sums, float32 states."""
+
+    values = 4096
+
+    def __init__(self, codec: int) -> None:
+        """codec: 4 or 8."""
+        self.codec = codec
+        self.piece_count = 4
+        self.shard_bytes: tuple[int, ...] = (CODECS[codec].shard_bytes(self.values),)
+
+    def initial(self) -> bytes:
+        """Zeros."""
+        return bytes(4 * self.values)
+
+    def contribution(self, state: bytes, rng: random.Random) -> tuple[bytes, ...]:
+        """A pseudo-gradient that pulls every parameter to 1, with noise of a tenth."""
+        noise = np.random.default_rng(rng.getrandbits(64)).standard_normal(self.values, np.float32)
+        gradient = np.frombuffer(state, "<f4") - np.float32(1) + np.float32(0.1) * noise
+        return (CODECS[self.codec].encode(gradient.astype(np.float32)),)
+
+    def norm2(self, shard: bytes) -> Norm2 | None:
+        """As the compute process would find it."""
+        try:
+            return Norm2(CODECS[self.codec].squared_norm(shard))
+        except MalformedShard:
+            return None
+
+    def reduce(self, terms: Sequence[Term]) -> tuple[bytes, ...]:
+        """The canonical integer mean."""
+        codec = CODECS[self.codec]
+        return (reduce_shard(codec, [WeightedShard(t.factor, t.shards[0]) for t in terms]),)
+
+    def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
+        """The plain outer step with learning rate 1."""
+        gradient = INT8.decode(reduced[0])
+        return (np.frombuffer(state, "<f4") - gradient).astype("<f4").tobytes()
+
+    def pieces(self, state: bytes) -> tuple[bytes, ...]:
+        """4 KiB each."""
+        return tuple(state[i : i + 4096] for i in range(0, len(state), 4096))

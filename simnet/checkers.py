@@ -28,6 +28,7 @@ from p2ptrain.wire.codec import block_digest, commit_digest
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.messages import (
     BRANCH,
+    ROUND,
     Block,
     Certificate,
     Certified,
@@ -68,7 +69,7 @@ class Judge:
     votes: dict[Vote, set[PeerId]] = field(default_factory=dict)
     finals: dict[Digest, PeerId] = field(default_factory=dict)
     strikes: list[tuple[PeerId, str, str]] = field(default_factory=list)
-    applied_views: dict[PeerId, list[int]] = field(default_factory=dict)
+    rounds_at: dict[PeerId, list[float]] = field(default_factory=dict)
     _last: Message | None = None
 
     def genesis(self, context: Context) -> None:
@@ -94,7 +95,7 @@ class Judge:
             case Certified(certificate) | GiveUp(_, certificate) if sender not in self.liars:
                 self._certificate(certificate)
 
-    def applied(self, peer: PeerId, link: Link, finals: Iterable[Digest]) -> None:
+    def applied(self, peer: PeerId, link: Link, finals: Iterable[Digest], now: float) -> None:
         """A peer adopted a block."""
         block = link.context.block
         self._certificate(link.certificate)
@@ -106,7 +107,8 @@ class Judge:
         ):
             raise ViolationError("S3", f"two contexts after {short(block)}")
         if peer not in self.liars:
-            self.applied_views.setdefault(peer, []).append(link.certificate.view)
+            if link.context.kind == ROUND:
+                self.rounds_at.setdefault(peer, []).append(now)
             for final in finals:
                 self.finals.setdefault(final, peer)
 
@@ -147,6 +149,14 @@ class Judge:
             self._check_lists(certified)
         self._check_finals()
         self._check_entries()
+
+    def branched(self) -> bool:
+        """Whether anyone adopted a BRANCH block."""
+        return any(context.kind == BRANCH for context in self.contexts.values())
+
+    def tolerable(self) -> bool:
+        """Whether no roster had more liars than it can bear: only then must the run go on."""
+        return all(self._tolerable(block) for block in self.contexts)
 
     def _certified(self) -> dict[Digest, set[Digest]]:
         """Blocks that a quorum has voted for in one view, by parent; BRANCH blocks left out."""

@@ -22,22 +22,22 @@ from p2ptrain.swarm.chain import Context, Member, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig, Timing
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.digest import Digest, digest
-from simnet.arithmetic import Arithmetic, Hashes, state_digest
+from simnet.arithmetic import Arithmetic, Hashes, Vectors, state_digest
 from simnet.checkers import Judge, ViolationError
-from simnet.faults import (
-    CALM,
-    CRASH,
-    FREEZE,
-    PARTITION,
-    Outage,
-    Plan,
-    draw_crashes,
-    draw_network,
-    draw_partition,
-    draw_train_s,
-)
+from simnet.faults import CRASH, FREEZE, PARTITION, Outage, Plan
 from simnet.keys import KeyRing
+from simnet.liars import LIES, TWINS, share_notebook
+from simnet.plans import (
+    draw_crash,
+    draw_join,
+    draw_liars,
+    draw_pair,
+    draw_quiet,
+    draw_scheme,
+    draw_split,
+)
 from simnet.shell import REVEALS, Setup, Shell
+from simnet.storage import Storage
 from simnet.trace import short
 from simnet.world import World
 
@@ -54,11 +54,15 @@ class Scenario:
     name     for people and for `--scenario`
     draw     the plan of a seed; the number is that of founding members, 0: draw it too
     rounds   rounds in the run's recipe
+    codec    0: the stand-in for sums; 4 or 8: real vectors in that codec
+    encoded  put every message through the wire's codec
     """
 
     name: str
     draw: Callable[[random.Random, int], Plan]
     rounds: int = ROUNDS
+    codec: int = 0
+    encoded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,79 +89,6 @@ class Outcome:
     log: tuple[str, ...]
 
 
-# --- plans ------------------------------------------------------------------------------------
-def _members(rng: random.Random, members: int, least: int = 1) -> int:
-    return members or rng.randint(least, 7)
-
-
-def draw_crash(rng: random.Random, members: int) -> Plan:
-    """No liars: a bad network, crashes, freezes, deaths and short partitions."""
-    count = _members(rng, members)
-    heal_s = rng.uniform(4.0, 12.0)
-    outages = draw_crashes(rng, count, heal_s)
-    if rng.random() < 0.3:
-        outages += draw_partition(rng, count, heal_s, long=False)
-    return Plan(
-        members=count,
-        joiners=(),
-        liars={},
-        train_s=draw_train_s(rng, count),
-        network=draw_network(rng),
-        outages=tuple(outages),
-        heal_s=heal_s,
-    )
-
-
-def draw_pair(rng: random.Random, members: int) -> Plan:
-    """Two members, one of which goes away for longer than T_branch, and comes back."""
-    del members
-    at = rng.uniform(0.5, 4.0)
-    end = at + rng.uniform(15.0, 25.0)
-    kind = rng.choice([CRASH, FREEZE, PARTITION])
-    return Plan(
-        members=2,
-        joiners=(),
-        liars={},
-        train_s=draw_train_s(rng, 2),
-        network=CALM,
-        outages=(Outage(kind, (rng.randrange(2),), at, end),),
-        heal_s=end,
-    )
-
-
-def draw_split(rng: random.Random, members: int) -> Plan:
-    """A partition that lasts longer than T_branch."""
-    count = _members(rng, members, least=2)
-    heal_s = rng.uniform(20.0, 30.0)
-    return Plan(
-        members=count,
-        joiners=(),
-        liars={},
-        train_s=draw_train_s(rng, count),
-        network=replace(draw_network(rng), target="", target_ratio=0.0),
-        outages=tuple(draw_partition(rng, count, heal_s, long=True)),
-        heal_s=heal_s,
-    )
-
-
-def draw_join(rng: random.Random, members: int) -> Plan:
-    """A founder alone, and peers that join it one after the other, some in a bad network."""
-    joiners = tuple(sorted(rng.uniform(0.0, 8.0) for _ in range(max(members - 1, 0) or 3)))
-    heal_s = 10.0
-    count = 1 + len(joiners)
-    network = draw_network(rng) if rng.random() < 0.5 else CALM
-    outages = draw_crashes(rng, count, heal_s) if rng.random() < 0.3 else []
-    return Plan(
-        members=1,
-        joiners=joiners,
-        liars={},
-        train_s=draw_train_s(rng, count),
-        network=replace(network, loss_ratio=min(network.loss_ratio, 0.1)),
-        outages=tuple(o for o in outages if o.end_s < inf),
-        heal_s=heal_s,
-    )
-
-
 SCENARIOS = {
     s.name: s
     for s in (
@@ -165,9 +96,21 @@ SCENARIOS = {
         Scenario("pair", draw_pair),
         Scenario("split", draw_split),
         Scenario("join", draw_join),
+        Scenario("liars", draw_liars),
+        Scenario("scheme", draw_scheme),
+        Scenario("encoded", draw_crash, encoded=True),
+        Scenario("int4", draw_quiet, codec=4),
+        Scenario("int8", draw_quiet, codec=8),
+        Scenario("finish", draw_crash, rounds=6),
     )
 }
-DRAWN = ("crash",) * 5 + ("pair", "split", "join", "join")
+DRAWN = (
+    *("crash",) * 8,
+    *("liars",) * 4,
+    *("scheme",) * 2,
+    *("join",) * 3,
+    *("pair", "pair", "split", "split", "finish", "encoded", "int4", "int8"),
+)
 
 
 # --- runs -------------------------------------------------------------------------------------
@@ -177,8 +120,9 @@ class Run:
     def __init__(self, seed: int, scenario: Scenario, plan: Plan, *, keep_log: bool) -> None:
         """Build the world; nothing happens yet."""
         self.plan = plan
-        self.world = World(seed, plan.network, keep_log=keep_log)
-        self.arithmetic: Arithmetic = Hashes()
+        self.scenario = scenario
+        self.world = World(seed, plan.network, encoded=scenario.encoded, keep_log=keep_log)
+        self.arithmetic: Arithmetic = Vectors(scenario.codec) if scenario.codec else Hashes()
         self.ring = KeyRing(seed)
         signers = [self.ring.new_signer() for _ in range(plan.peers)]
         self.peers = [signer.peer for signer in signers]
@@ -188,10 +132,15 @@ class Run:
         self.judge.genesis(context)
         setup = Setup(self.world, self.judge, self.arithmetic, context)
         settings = self._settings(scenario.rounds)
-        self.shells: list[Shell] = []
+        self.shells: list[list[Shell]] = []  # of each peer: one, or two if they are twins
         for i, signer in enumerate(signers):
             config = AveragingConfig(signer.peer, SWARM, signer, self.ring, settings, Timing())
-            self.shells.append(Shell(setup, config, seeds[i], plan.train_s[i], f"p{i}"))
+            lie = plan.liars.get(i, "")
+            kind = LIES[lie] if lie else Shell
+            names = [f"p{i}a", f"p{i}b"] if lie in TWINS else [f"p{i}"]
+            shells = [kind(setup, config, seeds[i], plan.train_s[i], name) for name in names]
+            share_notebook(shells)
+            self.shells.append(shells)
 
     def _genesis(self, seeds: list[Digest]) -> Context:
         """The founding block; with several founding members, as if they had joined before it."""
@@ -211,7 +160,7 @@ class Run:
             shard_bytes=self.arithmetic.shard_bytes,
             rounds=rounds,
             weight_max=64,
-            norm_max2=100 << 64,
+            norm_max2=1 << 80,
             voter_after=0,
         )
 
@@ -223,15 +172,18 @@ class Run:
         self._heal()
         settled = self.world.run(self._settled, self.plan.heal_s + SETTLE_S)
         self.judge.check()
-        if not settled:
-            raise ViolationError("L1", self._standing())
+        if not settled and self.judge.tolerable():
+            raise ViolationError(self._liveness(), self._standing())
+        self._check_survivor()
+        self._check_views()
 
     def _plan_events(self) -> None:
         world, plan = self.world, self.plan
-        for i, shell in enumerate(self.shells):
+        for i, shells in enumerate(self.shells):
             start = 0.0 if i < plan.members else plan.joiners[i - plan.members]
-            world.add(shell)
-            world.at(start, "", shell.boot)
+            for shell in shells:
+                world.add(shell)
+                world.at(start, "", shell.boot)
         for outage in plan.outages:
             world.at(outage.at_s, "", lambda o=outage: self._begin(o))  # type: ignore[misc]
             if outage.end_s < plan.heal_s:
@@ -242,11 +194,11 @@ class Run:
         if outage.kind == PARTITION:
             self.world.cut = frozenset(self.peers[i] for i in outage.peers)
             return
-        for i in outage.peers:
+        for shell in (shell for i in outage.peers for shell in self.shells[i]):
             if outage.kind == FREEZE:
-                self.world.frozen_until[self.shells[i].name] = outage.end_s
-            elif self.shells[i].running:
-                self.shells[i].crash()
+                self.world.frozen_until[shell.name] = outage.end_s
+            elif shell.running:
+                shell.crash()
 
     def _end(self, outage: Outage) -> None:
         self.world.record(f"end of {outage.kind} {outage.peers}")
@@ -254,42 +206,81 @@ class Run:
             self.world.cut = frozenset()
         elif outage.kind == CRASH:
             for i in outage.peers:
-                if not self.shells[i].running and i not in self._dead_now():
-                    self.shells[i].boot()
+                if i not in self._dead_now():
+                    self._boot_stopped(i)
+
+    def _boot_stopped(self, index: int) -> None:
+        for shell in self.shells[index]:
+            if not shell.running:
+                shell.boot()
 
     def _dead_now(self) -> set[int]:
         now = self.world.now
         dying = (o for o in self.plan.outages if o.end_s == inf and o.at_s <= now)
         return {i for o in dying for i in o.peers}
 
+    # --- after the faults ---------------------------------------------------------------------
     def _heal(self) -> None:
         """From here on only the dead are away."""
-        self.world.record("healed")
         self.world.now = self.plan.heal_s
+        self.world.record("healed")
         self.world.calm()
-        for i, shell in enumerate(self.shells):
-            if not shell.running and i not in self.plan.dead:
-                shell.boot()
-        self.high = max(shell.storage.history.height for shell in self.shells)
-        self.live = [
-            shell
-            for i, shell in enumerate(self.shells)
-            if i not in self.plan.dead and shell.peer not in self.judge.liars
-        ]
+        staying = [i for i in range(self.plan.peers) if i not in self.plan.dead]
+        for i in staying:
+            self._boot_stopped(i)
+        self.live = [self.shells[i][0] for i in staying if i not in self.plan.liars]
+        self.high = max(shell.storage.history.height for shell in self.live)
+        self.view = 0  # the highest when all that live take part again
 
     def _settled(self) -> bool:
         """All that live hold one chain with new blocks in it, and its state."""
-        heights = [shell.storage.history.height for shell in self.live]
-        low = min(heights)
+        if not self.view:
+            views = [shell.averaging.view for shell in self.live if shell.averaging]
+            self.view = max(views) if len(views) == len(self.live) else 0
+            return False
+        if self.scenario.rounds < ROUNDS:
+            tips = {shell.storage.applied for shell in self.live}
+            return len(tips) == 1 and all(s.averaging and s.averaging.finished for s in self.live)
+        low = min(shell.storage.history.height for shell in self.live)
         if low < self.high + BLOCKS_AFTER:
             return False
         block = self.live[0].storage.history.context(low).block
-        return all(
-            shell.storage.history.height_of(block) == low
-            and (applied := shell.storage.history.height_of(shell.storage.applied)) is not None
-            and applied >= low - 1
-            for shell in self.live
-        )
+        return all(self._is_on(shell.storage, block, low) for shell in self.live)
+
+    @staticmethod
+    def _is_on(storage: Storage, block: Digest, height: int) -> bool:
+        """Whether a peer's chain has this block, and its state is at most one behind."""
+        applied = storage.history.height_of(storage.applied)
+        there = storage.history.height_of(block) == height
+        return there and applied is not None and applied >= height - 1
+
+    def _liveness(self) -> str:
+        if self.plan.joiners:
+            return "L3"
+        return "L4" if self.judge.branched() else "L1"
+
+    def _check_views(self) -> None:
+        """L1: how many views it took from when all were back to the next certificate."""
+        history = self.live[0].storage.history
+        if self.judge.branched() or self.plan.joiners or history.height <= self.high:
+            return
+        taken = history.link(self.high + 1).certificate.view - self.view
+        allowed = len(self.plan.dead) + len(self.plan.liars) + 3
+        if taken > allowed:
+            raise ViolationError("L1", f"{taken} views to the next certificate, not {allowed}")
+
+    def _check_survivor(self) -> None:
+        """L2: what is left of two goes on within T_branch and one round."""
+        if self.scenario.name != "pair":
+            return
+        outage = self.plan.outages[0]
+        for i in {0, 1} - (set() if outage.kind == PARTITION else {*outage.peers}):
+            by = outage.at_s + Timing().branch_s + 2.5 * self.plan.train_s[i] + 3.0
+            times = self.judge.rounds_at.get(self.peers[i], [])
+            if not any(outage.at_s + 1.0 < t <= by for t in times):
+                raise ViolationError(
+                    "L2", f"p{i} alone since {outage.at_s:.1f}: no round by {by:.1f}"
+                )
 
     def _standing(self) -> str:
         """Where everyone is, for people."""
@@ -329,6 +320,6 @@ def run_seed(seed: int, scenario: str = "", members: int = 0, *, keep_log: bool 
         trace=world.digest(),
         events=world.events,
         virtual_s=world.now,
-        blocks=max(shell.storage.history.height for shell in run.shells),
+        blocks=max(shell.storage.history.height for shells in run.shells for shell in shells),
         log=tuple(world.log or ()),
     )

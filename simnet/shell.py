@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm import averaging, catchup, effects, statesync
@@ -22,40 +22,19 @@ from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.messages import (
     ROUND,
-    GetBlob,
-    GetHeaders,
-    GetReduced,
-    GetState,
-    GetTip,
     Message,
-    NotHeld,
-    ReducedPiece,
-    StatePiece,
-    Tip,
 )
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_proof, merkle_root
+from p2ptrain.wire.shards import merkle_root
 from simnet.arithmetic import Arithmetic, state_digest
 from simnet.checkers import Judge
+from simnet.storage import Asked, Storage
 from simnet.world import World
 
 PING_S = 1.5  # a sign of life at least every 2 s
 REDUCE_S = 0.01  # what the compute process takes
 ITEM_TIMEOUT_S = 3.0  # for state pieces and reduced shards
-STATES_KEPT = 12  # a donor keeps more than the unfinal ones, as a node does for joiners
 REVEALS = 400  # more rounds than any run has
-
-
-@dataclass(slots=True)
-class Storage:
-    """What survives a crash: records, the chain, applied states and their reduced shards."""
-
-    history: History
-    applied: Digest
-    states: dict[Digest, bytes]
-    reduced: dict[Digest, tuple[bytes, ...]] = field(default_factory=dict)
-    votes: effects.VoteRecord | None = None
-    commit: effects.CommitRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +118,8 @@ class Shell:
         if not self.running:
             return
         now = self.world.now
-        if isinstance(message, GetTip | GetHeaders | GetState | GetReduced | GetBlob):
-            self.send(sender, self._answer(message))
+        if isinstance(message, Asked):
+            self.send(sender, self.storage.answer(message, self.arithmetic))
             return
         self._tell_catchup()
         try:
@@ -278,7 +257,7 @@ class Shell:
 
     def _apply(self, effect: effects.Apply) -> None:
         link = Link(effect.certificate, effect.context)
-        self.judge.applied(self.peer, link, effect.finals)
+        self.judge.applied(self.peer, link, effect.finals, self.world.now)
         self.storage.history.append(link)
         self._apply_candidate()
         if not self.sync.level and effect.context.block not in self.reducing:
@@ -313,23 +292,14 @@ class Shell:
         storage.states[block] = state
         if shards:
             storage.reduced[block] = shards
-        kept = {context.block for context in self._kept_contexts()}
-        for old in [b for b in storage.states if b not in kept]:
-            del storage.states[old]
+        storage.prune()
         for reduce in [r for r in self.reducing.values() if r.parent == block]:
             self._later(self.world.now + REDUCE_S, lambda e=reduce: self._reduce(e))  # type: ignore[misc]
         self._train()
 
-    def _kept_contexts(self) -> list[Context]:
-        history = self.storage.history
-        unfinal = len(history.tip.unfinal) + 1
-        first = max(0, history.height - max(STATES_KEPT, unfinal))
-        newest = [history.context(height) for height in range(first, history.height + 1)]
-        return [history.genesis, *newest]
-
     def _switch(self, effect: catchup.Switched) -> None:
         for link in effect.links:
-            self.judge.applied(self.peer, link, ())
+            self.judge.applied(self.peer, link, (), self.world.now)
         self.storage.history.switch(effect.height, effect.links)
         if self.averaging:
             certificates = [link.certificate for link in effect.links]
@@ -387,26 +357,6 @@ class Shell:
         contribution = Contribution(data, self.rng.randint(1, 64), shards, norms2, 1)  # type: ignore[arg-type]
         self._do(self.averaging.contribute(self.world.now, contribution))
         self._schedule()
-
-    # --- serving --------------------------------------------------------------------------------
-    def _answer(self, request: GetTip | GetHeaders | GetState | GetReduced | GetBlob) -> Message:
-        storage = self.storage
-        match request:
-            case GetTip():
-                history = storage.history
-                heights = [(history.height_of(block), block) for block in storage.states]
-                held = sorted((h for h in heights if h[0] is not None), reverse=True)
-                return Tip(history.certificate, history.tip.rounds, tuple(b for _, b in held))
-            case GetHeaders():
-                return storage.history.headers(request)
-            case GetState(block, index) if block in storage.states:
-                pieces = self.arithmetic.pieces(storage.states[block])
-                return StatePiece(block, index, merkle_proof(pieces, index), pieces[index])
-            case GetReduced(block, shard) if block in storage.reduced:
-                shards = storage.reduced[block]
-                return ReducedPiece(block, shard, merkle_proof(shards, shard), shards[shard])
-            case GetState() | GetReduced() | GetBlob():
-                return NotHeld(request)
 
     def _strike(self, error: RemoteProtocolError) -> None:
         self.judge.struck(self.peer, error)

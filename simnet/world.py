@@ -12,6 +12,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from p2ptrain.wire.codec import decode, encode
 from p2ptrain.wire.messages import Message
 from p2ptrain.wire.peer_id import PeerId
 from simnet.faults import CALM, Network
@@ -34,13 +35,17 @@ class Node(Protocol):
 class World:
     """Nodes, the messages between them, and one virtual clock."""
 
-    def __init__(self, seed: int, network: Network, *, keep_log: bool = False) -> None:
+    def __init__(
+        self, seed: int, network: Network, *, encoded: bool = False, keep_log: bool = False
+    ) -> None:
         """Args:
 
         seed      drives every draw of the run
         network   how bad the network is until calm() is called
+        encoded   put every message through the wire's codec; else the objects are handed over
         keep_log  keep a line for every event, for people
         """
+        self.encoded = encoded
         self.seed = seed
         self.now = 0.0
         self.rng = random.Random(seed)
@@ -88,6 +93,8 @@ class World:
             ratio = max(ratio, network.target_ratio)
         if not self.reaches(sender, to) or (ratio and rng.random() < ratio):
             return
+        if self.encoded:
+            message = decode(encode(message), sender)
         copies = 1 + (network.duplicate_ratio > 0 and rng.random() < network.duplicate_ratio)
         for node in self.nodes.get(to, ()):
             for _ in range(copies):

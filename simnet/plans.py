@@ -1,0 +1,127 @@
+"""What each kind of run draws from its seed: who takes part, and what goes wrong when."""
+
+import random
+from dataclasses import replace
+from math import inf
+
+from simnet.faults import (
+    CALM,
+    CRASH,
+    FREEZE,
+    PARTITION,
+    Network,
+    Outage,
+    Plan,
+    draw_crashes,
+    draw_network,
+    draw_partition,
+    draw_train_s,
+    liars_tolerated,
+)
+from simnet.liars import LIES, TWINS
+
+
+def _members(rng: random.Random, members: int, least: int = 1) -> int:
+    return members or rng.randint(least, 7)
+
+
+def draw_crash(rng: random.Random, members: int) -> Plan:
+    """No liars: a bad network, crashes, freezes, deaths and short partitions."""
+    count = _members(rng, members)
+    heal_s = rng.uniform(4.0, 12.0)
+    outages = draw_crashes(rng, count, heal_s)
+    if rng.random() < 0.3:
+        outages += draw_partition(rng, count, heal_s, long=False)
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={},
+        train_s=draw_train_s(rng, count),
+        network=draw_network(rng),
+        outages=tuple(outages),
+        heal_s=heal_s,
+    )
+
+
+def draw_pair(rng: random.Random, members: int) -> Plan:
+    """Two members, one of which goes away for longer than T_branch, and comes back."""
+    del members
+    at = rng.uniform(0.5, 4.0)
+    end = at + rng.uniform(15.0, 25.0)
+    kind = rng.choice([CRASH, FREEZE, PARTITION])
+    return Plan(
+        members=2,
+        joiners=(),
+        liars={},
+        train_s=draw_train_s(rng, 2),
+        network=CALM,
+        outages=(Outage(kind, (rng.randrange(2),), at, end),),
+        heal_s=end,
+    )
+
+
+def draw_split(rng: random.Random, members: int) -> Plan:
+    """A partition that lasts longer than T_branch."""
+    count = _members(rng, members, least=2)
+    heal_s = rng.uniform(20.0, 30.0)
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={},
+        train_s=draw_train_s(rng, count),
+        network=replace(draw_network(rng), target="", target_ratio=0.0),
+        outages=tuple(draw_partition(rng, count, heal_s, long=True)),
+        heal_s=heal_s,
+    )
+
+
+def draw_join(rng: random.Random, members: int) -> Plan:
+    """A founder alone, and peers that join it one after the other, some in a bad network."""
+    joiners = tuple(sorted(rng.uniform(0.0, 8.0) for _ in range(max(members - 1, 0) or 3)))
+    heal_s = 10.0
+    count = 1 + len(joiners)
+    network = draw_network(rng) if rng.random() < 0.5 else CALM
+    outages = draw_crashes(rng, count, heal_s) if rng.random() < 0.3 else []
+    return Plan(
+        members=1,
+        joiners=joiners,
+        liars={},
+        train_s=draw_train_s(rng, count),
+        network=replace(network, loss_ratio=min(network.loss_ratio, 0.1)),
+        outages=tuple(o for o in outages if o.end_s < inf),
+        heal_s=heal_s,
+    )
+
+
+def draw_liars(rng: random.Random, members: int) -> Plan:
+    """As many liars as the members can bear, each with its own lie, in a middling network."""
+    count = _members(rng, members, least=4)
+    lies = [lie for lie in LIES if lie not in TWINS or lie == "twins"]
+    return _with_liars(rng, count, lies, replace(draw_network(rng), target=""))
+
+
+def draw_scheme(rng: random.Random, members: int) -> Plan:
+    """The worst liars there are: each is two, and they tell everyone what suits them."""
+    count = _members(rng, members, least=4)
+    network = Network(0.02, rng.choice([0.02, 0.1, 0.2]), 0.0, False, "Certified", 0.6)
+    return _with_liars(rng, count, ["schemers"], network)
+
+
+def _with_liars(rng: random.Random, count: int, lies: list[str], network: Network) -> Plan:
+    who = rng.sample(range(count), liars_tolerated(count))
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={i: rng.choice(lies) for i in who},
+        train_s=draw_train_s(rng, count),
+        network=replace(network, loss_ratio=min(network.loss_ratio, 0.2)),
+        outages=(),
+        heal_s=rng.uniform(6.0, 15.0),
+    )
+
+
+def draw_quiet(rng: random.Random, members: int) -> Plan:
+    """Two to five members in a good network: what is judged is the result."""
+    count = members or rng.randint(1, 5)
+    train_s = tuple(rng.uniform(0.1, 0.2) for _ in range(count))
+    return Plan(count, (), {}, train_s, CALM, (), rng.uniform(0.5, 1.5))
