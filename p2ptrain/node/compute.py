@@ -34,7 +34,8 @@ import trio
 from numpy.typing import NDArray
 
 from p2ptrain.config import Recipe
-from p2ptrain.errors import DeviceError, P2PTrainError
+from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError
+from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.node.compute_process import ComputeDied, ComputeProcess
 from p2ptrain.swarm.effects import Term
 from p2ptrain.train import worker_messages as wire
@@ -42,8 +43,10 @@ from p2ptrain.train.worker_messages import ComputeSpec, TrainingArrays
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.messages import Norm2
 
+_OWN_ERRORS: dict[str, type[P2PTrainError]] = {"device": DeviceError, "config": ConfigError}
 
-class ComputeRefused(P2PTrainError):  # noqa: N818 (it is an answer)
+
+class ComputeRefused(P2PTrainError):
     """The compute process could not do what was asked; nothing has changed.
 
     reason  "unknown block", "malformed" (reduced shards) or "diverged" (not finite any more)
@@ -126,22 +129,25 @@ def compute_spec(
 async def open_compute(
     spec: ComputeSpec, arrays: TrainingArrays, limits: ComputeLimits | None = None
 ) -> AsyncIterator["Compute"]:
-    """Start the compute process; it ends with the block. Raises DeviceError if no device will do.
+    """Start the compute process; it ends with the block.
+
+    Raises DeviceError if no device will do, ConfigError if the data do not fit the model.
 
     arrays are copied into memory that the process shares; they may be dropped afterwards.
     """
     data_fd = os.memfd_create("p2ptrain-data", os.MFD_CLOEXEC)
     try:
         shapes = await trio.to_thread.run_sync(_write_arrays, data_fd, arrays)
-        async with trio.open_nursery() as nursery:
-            compute = Compute(nursery, spec, data_fd, shapes, limits or ComputeLimits())
-            try:
-                await compute.start()
-                yield compute
-            finally:
-                with trio.CancelScope(shield=True):
-                    await compute.close()
-                nursery.cancel_scope.cancel()
+        with lone_exception():
+            async with trio.open_nursery() as nursery:
+                compute = Compute(nursery, spec, data_fd, shapes, limits or ComputeLimits())
+                try:
+                    await compute.start()
+                    yield compute
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await compute.close()
+                    nursery.cancel_scope.cancel()
     finally:
         os.close(data_fd)
 
@@ -323,8 +329,8 @@ class Compute:
             raise ComputeDied("the compute process was stopped")
         answer = await self._process.ask(request, timeout_s or self._limits.request_s)
         if isinstance(answer, wire.Refused):
-            if answer.reason == "device":
-                raise DeviceError(answer.detail)
+            if answer.reason in _OWN_ERRORS:
+                raise _OWN_ERRORS[answer.reason](answer.detail)
             raise ComputeRefused(answer.reason, answer.detail)
         return answer
 

@@ -32,7 +32,7 @@ STDERR_WAIT_S = 1.0  # after its end, for what it still had to say
 QUEUE_FRAMES_MAX = 256  # requests are answered one by one; more than this is a bug of the node
 
 
-class ComputeDied(DeviceError):  # noqa: N818 (it says what happened)
+class ComputeDied(DeviceError):
     """The compute process is gone: crashed, killed, or stopped because a deadline passed."""
 
 

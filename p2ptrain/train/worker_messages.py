@@ -278,7 +278,7 @@ class Tensors:
 class Refused:
     """The request could not be met and changed nothing.
 
-    reason  "device", "unknown block", "malformed" or "diverged"
+    reason  "device", "config", "unknown block", "malformed" or "diverged"
     """
 
     reason: str
@@ -311,9 +311,7 @@ def pack_frame(number: int, message: Request | Answer) -> bytes:
 
 def unpack_body(body: bytes | bytearray) -> tuple[int, Any]:
     """The number and the message of a frame's body; the other end made it, so it is well formed."""
-    number, name, *values = msgpack.unpackb(
-        body, use_list=False, max_bin_len=FRAME_BYTES_MAX, max_buffer_size=FRAME_BYTES_MAX
-    )
+    number, name, *values = msgpack.unpackb(body, use_list=False)
     return number, _TYPES[name](*values)
 
 

@@ -1,0 +1,216 @@
+"""What the compute process holds: a trainer on a device, and the states of the chain.
+
+Each request of p2ptrain/train/worker_messages.py that is not about the process itself is one
+method here. Training and evaluation run on the device; reductions and outer steps are numpy, so
+they can be answered between two local steps.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from p2ptrain.compress.blocks import INT4, INT8, BlockCodec, MalformedShard, NotFinite, Quantised
+from p2ptrain.compress.codecs import CODECS, REDUCED_CODEC, Codec
+from p2ptrain.compress.feedback import cut_shards, join_values, shard_lengths
+from p2ptrain.compress.reduce import WeightedShard, reduce_shard
+from p2ptrain.device.kernels import KernelLibrary, source_folder
+from p2ptrain.device.opencl import open_device
+from p2ptrain.device.quantize import Quantizer
+from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.train import worker_messages as wire
+from p2ptrain.train.local import Trainer, TrainingData
+from p2ptrain.train.optimizers import InnerConfig, InnerState
+from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes, state_from_bytes
+from p2ptrain.train.states import Local, States, UnknownBlock
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.shards import merkle_root
+
+BLOCK_CODECS: dict[int, BlockCodec] = {4: INT4, 8: INT8}
+NORM2_BYTES = 16
+INNER_KEYS = (
+    "optimizer", "learning_rate", "momentum", "beta1", "beta2", "epsilon", "weight_decay", "batch"
+)  # fmt: skip
+
+
+class Engine:
+    """One recipe on one device."""
+
+    def __init__(self, spec: wire.ComputeSpec, data: TrainingData) -> None:
+        """Open the device, test it, build the network.
+
+        Raises DeviceError, ConfigError.
+        """
+        cache = Path(spec.kernel_cache) if spec.kernel_cache else None
+        device = open_device(spec.device or None, cache)
+        library = KernelLibrary(device)
+        started = time.monotonic()
+        self_test_ms = 1000 * (time.monotonic() - started)
+        model = ModelSpec(tuple(spec.layers), spec.activation)
+        inner = {key: value for key, value in spec.inner if key in INNER_KEYS}
+        self._trainer = Trainer(device, model, InnerConfig(**inner), data, spec.seed, library)  # type: ignore[arg-type]  # checked by the recipe
+        self._layout = model.layout
+        self._codec = BLOCK_CODECS[spec.codec]
+        self._shard_values = spec.shard_values
+        self._outer = OuterConfig(
+            spec.outer_optimizer,  # type: ignore[arg-type]  # checked by the recipe
+            spec.outer_learning_rate,
+            spec.outer_momentum,
+        )
+        self._new_inner = self._trainer.inner_state()
+        self._lengths = shard_lengths(self._layout.padded_size, spec.shard_values)
+        self._quantizer = Quantizer(library, self._layout.padded_size, self._codec.peak)
+        self._states: States[InnerState] | None = None
+        self.opened = wire.Opened(
+            device.info.name,
+            device.info.platform_version,
+            self_test_ms,
+            self._layout.size,
+            4 * self._layout.padded_size * self._outer.vectors,
+            tuple(self._codec.shard_bytes(length) for length in self._lengths),
+        )
+
+    @property
+    def batch(self) -> int:
+        """Samples of a local step."""
+        return self._trainer.inner.batch
+
+    def answer(self, request: wire.Request) -> wire.Answer:
+        """Do what is asked; all but training.
+
+        Raises UnknownBlock, MalformedShard, NotFinite, DeviceError; then nothing has changed.
+        """
+        match request:
+            case wire.Initial(block):
+                return self._begin(block, self._trainer.initial_parameters(), None)
+            case wire.LoadState(block, state):
+                return self._begin(block, None, state)
+            case wire.ReduceSet():
+                return self._reduce(request)
+            case wire.ApplyReduced(block, parent, shards):
+                return self._average(block, parent, shards)
+            case wire.Carry(block, parent):
+                return wire.StateDigest(self._chain.carry(block, parent).digest)
+            case wire.Apply(block, mine_included):
+                self._chain.apply(block, mine_included=mine_included)
+            case wire.Finalize(block):
+                self._chain.finalize(block)
+            case wire.Rollback(block):
+                self._chain.rollback(block)
+            case wire.GetStateBytes(block):
+                return wire.StateBytes(state_bytes(self._chain.find(block).state))
+            case wire.GetParameters(block):
+                return self._tensors(block)
+            case wire.Evaluate():
+                return self._evaluate()
+            case _:
+                raise AssertionError(f"not the engine's to answer: {type(request).__name__}")
+        return wire.Done()
+
+    def train(self, request: wire.Train, should_stop: Callable[[], bool]) -> wire.Answer:
+        """Local steps from the base, then error feedback and compression.
+
+        Raises NotFinite, UnknownBlock, DeviceError.
+        """
+        started = time.monotonic()
+        chain, base, local = self._chain, self._chain.base, self._chain.base_local
+        indices = np.frombuffer(request.indices, "<i4").astype(np.int32)
+        stopped = False
+
+        def ask() -> bool:
+            nonlocal stopped
+            stopped = should_stop()
+            return stopped
+
+        self._trainer.set_inner_state(local.inner)
+        candidate = chain.find(base)
+        result = self._trainer.pseudo_gradient(
+            candidate.state.parameters, indices.reshape(-1, request.batch), ask
+        )
+        if stopped:
+            return wire.Cancelled()
+        shards, residual = self._compress(result.gradient, local.residual)
+        # The base may have moved on in between; a contribution is still one to its parent.
+        chain.contribute(base, Local(residual, self._trainer.inner_state()))
+        norms2 = [self._codec.squared_norm(shard) for shard in shards]
+        return wire.Trained(
+            parent=base,
+            base_state=candidate.digest,
+            shards=shards,
+            root=merkle_root(shards),
+            norms2=tuple(norm2.to_bytes(NORM2_BYTES, "big") for norm2 in norms2),
+            samples=result.samples,
+            loss=result.loss_mean,
+            seconds=time.monotonic() - started,
+        )
+
+    @property
+    def _chain(self) -> States[InnerState]:
+        if self._states is None:
+            raise UnknownBlock("there is no state yet")
+        return self._states
+
+    def _begin(
+        self, block: Digest, parameters: Vector | None, content: bytes | None
+    ) -> wire.Answer:
+        values = self._layout.padded_size
+        if parameters is not None:
+            state = initial_state(self._outer, parameters)
+        else:
+            assert content is not None
+            try:
+                state = state_from_bytes(self._outer, content, values)
+            except ValueError as error:
+                raise MalformedShard("codecs 7.1", str(error)) from error
+        local = Local(np.zeros(values, np.float32), self._new_inner)
+        self._states = States(self._outer, block, state, local)
+        return wire.StateDigest(self._states.find(block).digest)
+
+    def _compress(self, gradient: Vector, residual: Vector) -> tuple[tuple[bytes, ...], Vector]:
+        q, scales, lost = self._quantizer.quantise(gradient, residual)
+        if not np.isfinite(scales).all():
+            raise NotFinite("the pseudo-gradient is not finite: the training has diverged")
+        return cut_shards(self._codec, Quantised(q, scales), self._shard_values), lost
+
+    def _reduce(self, request: wire.ReduceSet) -> wire.Answer:
+        self._chain.find(request.parent)  # before the work
+        codec = CODECS[request.codec]
+        for _, pieces in request.terms:
+            self._check_lengths(codec, pieces)
+        shards = [
+            reduce_shard(codec, [WeightedShard(f, pieces[index]) for f, pieces in request.terms])
+            for index in range(len(self._lengths))
+        ]
+        candidate = self._chain.average(
+            request.block, request.parent, join_values(REDUCED_CODEC, shards)
+        )
+        return wire.Reduced(tuple(shards), merkle_root(shards), candidate.digest)
+
+    def _average(self, block: Digest, parent: Digest, shards: Sequence[bytes]) -> wire.Answer:
+        self._check_lengths(REDUCED_CODEC, shards)
+        gradient = join_values(REDUCED_CODEC, shards)
+        return wire.StateDigest(self._chain.average(block, parent, gradient).digest)
+
+    def _check_lengths(self, codec: Codec, shards: Sequence[bytes]) -> None:
+        lengths = [codec.shard_bytes(length) for length in self._lengths]
+        if [len(shard) for shard in shards] != lengths:
+            raise MalformedShard("codecs 4.1", f"a vector has shards of {lengths} bytes")
+
+    def _tensors(self, block: Digest) -> wire.Answer:
+        tensors = self._layout.split(self._chain.find(block).state.parameters)
+        return wire.Tensors(
+            tuple((name, t.shape, t.astype("<f4").tobytes()) for name, t in tensors.items())
+        )
+
+    def _evaluate(self) -> wire.Answer:
+        parameters = self._chain.find(self._chain.base).state.parameters
+        evaluation = self._trainer.evaluate(parameters)
+        return wire.Evaluated(evaluation.loss, evaluation.accuracy, evaluation.count)
+
+
+def cache_mark(spec: wire.ComputeSpec) -> str:
+    """Name of the file that says: the kernels of this network are compiled for this device."""
+    sources = [path.read_bytes() for path in sorted(source_folder().glob("*.cl"))]
+    settings = repr((spec.layers, spec.activation, spec.inner, spec.codec, spec.device)).encode()
+    return f"compiled-{digest('kernels', settings, *sources).hex()[:32]}"

@@ -1,0 +1,215 @@
+"""The compute process: python -m p2ptrain.train.worker DATA_FD.
+
+It reads requests from stdin and writes answers to stdout (p2ptrain/train/worker_messages.py); the
+training data lie in the memfd that it inherits as DATA_FD. p2ptrain/node/compute.py starts it.
+
+One thread does all the work. While it trains it looks at stdin between steps, and answers there
+and then what does not need the device: a reduction must not wait for the end of a slow round.
+What does need the device waits in a queue.
+
+Its end. When the node goes, for whatever reason, the system closes this process's stdin; a second
+thread waits for just that and ends the process at once, also in the midst of a kernel that hangs.
+
+A cold kernel cache. A process that has compiled with PoCL keeps the compiler's memory, 120 MB of
+it. If the cache holds no mark that these very kernels were compiled, a child of this process does
+one round of training first, which compiles all there is, and exits.
+"""
+
+import mmap
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from p2ptrain.compress.blocks import MalformedShard, NotFinite
+from p2ptrain.errors import ConfigError, DeviceError
+from p2ptrain.train import worker_messages as wire
+from p2ptrain.train.engine import Engine, cache_mark
+from p2ptrain.train.local import TrainingData
+from p2ptrain.train.states import UnknownBlock
+from p2ptrain.wire.digest import Digest
+
+WARM = "--warm"
+WARM_BLOCK = Digest(bytes(32))
+REASONS: dict[type[Exception], str] = {
+    DeviceError: "device",
+    ConfigError: "config",
+    UnknownBlock: "unknown block",
+    MalformedShard: "malformed",
+    NotFinite: "diverged",
+}
+
+
+class NodeGone(SystemExit):
+    """The node closed our stdin: there is nobody left to work for."""
+
+
+class Pipe:
+    """Requests from the node, answers to it."""
+
+    def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
+        self._requests = requests
+        self._answers = answers
+
+    @property
+    def readable(self) -> bool:
+        """Whether a request has begun to arrive."""
+        return bool(select.select([self._requests], [], [], 0)[0])
+
+    def receive(self) -> tuple[int, wire.Request]:
+        """The next request. Raises NodeGone."""
+        length = int.from_bytes(self._read(wire.LENGTH_BYTES), "little")
+        return wire.unpack_body(self._read(length))
+
+    def send(self, number: int, answer: wire.Answer) -> None:
+        """Answer a request. Raises NodeGone."""
+        try:
+            self._answers.write(wire.pack_frame(number, answer))
+            self._answers.flush()
+        except BrokenPipeError:
+            raise NodeGone(0) from None
+
+    def _read(self, count: int) -> bytearray:
+        content = bytearray(count)
+        view = memoryview(content)
+        while view:
+            got = self._requests.readinto(view)  # type: ignore[attr-defined]  # of raw files
+            if not got:
+                raise NodeGone(0)
+            view = view[got:]
+        return content
+
+
+class Worker:
+    """The loop: one request after the other, some of them in between."""
+
+    def __init__(self, pipe: Pipe, data_fd: int) -> None:
+        self._pipe = pipe
+        self._data_fd = data_fd
+        self._engine: Engine | None = None
+        self._waiting: deque[tuple[int, wire.Request]] = deque()
+        self._cancelled = False
+
+    def serve(self) -> None:
+        """Answer requests for as long as there is a node."""
+        while True:
+            number, request = self._waiting.popleft() if self._waiting else self._pipe.receive()
+            self._respond(number, request)
+
+    def _respond(self, number: int, request: wire.Request) -> None:
+        try:
+            answer = self._answer(request)
+        except tuple(REASONS) as error:
+            reason = next(text for kind, text in REASONS.items() if isinstance(error, kind))
+            answer = wire.Refused(reason, str(error))
+        self._pipe.send(number, answer)
+
+    def _answer(self, request: wire.Request) -> wire.Answer:
+        if isinstance(request, wire.Open):
+            return self._open(request)
+        if isinstance(request, wire.Cancel):
+            self._cancelled = True  # of no account unless a training is under way
+            return wire.Done()
+        assert self._engine is not None, "the node opens first"
+        if isinstance(request, wire.Train):
+            self._cancelled = False
+            return self._engine.train(request, self._should_stop)
+        return self._engine.answer(request)
+
+    def _open(self, request: wire.Open) -> wire.Opened:
+        spec = wire.ComputeSpec(*request.spec)
+        data = map_data(self._data_fd, request.shapes)
+        if spec.kernel_cache:
+            warm_cache(Path(spec.kernel_cache) / cache_mark(spec), request, self._data_fd)
+        self._engine = Engine(spec, data)
+        return self._engine.opened
+
+    def _should_stop(self) -> bool:
+        while self._pipe.readable and not self._cancelled:
+            number, request = self._pipe.receive()
+            if isinstance(request, wire.WHILE_TRAINING):
+                self._respond(number, request)
+            else:
+                self._waiting.append((number, request))
+        return self._cancelled
+
+
+def map_data(data_fd: int, shapes: tuple[int, int, int]) -> TrainingData:
+    """The arrays in the memfd, as the node laid them out; nothing is copied."""
+    n, t, d = shapes
+    content = mmap.mmap(data_fd, 0, prot=mmap.PROT_READ)
+    ends = np.cumsum([4 * n * d, 4 * n, 4 * t * d, 4 * t])
+    return TrainingData(
+        x=np.frombuffer(content, "<f4", n * d).reshape(n, d),
+        y=np.frombuffer(content, "<i4", n, ends[0]),
+        test_x=np.frombuffer(content, "<f4", t * d, ends[1]).reshape(t, d),
+        test_y=np.frombuffer(content, "<i4", t, ends[2]),
+    )
+
+
+def warm_cache(mark: Path, request: wire.Open, data_fd: int) -> None:
+    """Have a child compile all kernels, unless this was done before.
+
+    A failure is no matter here: the engine will meet the same one and report it.
+    """
+    if mark.exists():
+        return
+    child = subprocess.run(
+        [sys.executable, "-m", "p2ptrain.train.worker", str(data_fd), WARM],
+        input=wire.pack_frame(0, request),
+        pass_fds=[data_fd],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if child.returncode == 0:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def compile_all(pipe: Pipe, data_fd: int) -> None:
+    """What the child does: every kernel that a round uses, once."""
+    _, request = pipe.receive()
+    assert isinstance(request, wire.Open)
+    spec = wire.ComputeSpec(*request.spec)
+    engine = Engine(spec, map_data(data_fd, request.shapes))
+    engine.answer(wire.Initial(WARM_BLOCK))
+    batch = engine.batch
+    engine.train(wire.Train(bytes(4 * batch), batch), lambda: False)
+    engine.answer(wire.Evaluate())
+
+
+def end_with_the_node() -> None:
+    """End this process when its stdin has no other end any more, whatever else is going on."""
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(0, 0)  # no event asked for: only a hang-up is reported
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the node that started this process."""
+    # Drivers print to stdout now and then; there it would tear a frame.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    pipe = Pipe(os.fdopen(os.dup(0), "rb", buffering=0), answers)
+    data_fd = int(arguments[0])
+    if WARM in arguments:
+        compile_all(pipe, data_fd)
+        return
+    end_with_the_node()
+    Worker(pipe, data_fd).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
