@@ -13,7 +13,7 @@ from p2ptrain.config import Recipe
 from p2ptrain.config_local import SwarmLink, node_config, parse_link
 from p2ptrain.errors import ConfigError
 from p2ptrain.node.node import JoinOptions, join
-from p2ptrain.node.signals import StopNow, stop_on_signals
+from p2ptrain.node.signals import StopNow
 from p2ptrain.node.telemetry import Sink, Telemetry, Value, json_lines
 
 INTERRUPTED = 130
@@ -127,7 +127,8 @@ def words_for(event: Mapping[str, Value]) -> str | None:
                 f"weights SHA-256 {event['weights_sha256']}\n"
                 f"export them:  p2ptrain export --swarm {event['swarm']} --out model.safetensors"
             )
-    return None
+        case _:
+            return None
 
 
 def _round_line(event: Mapping[str, Value]) -> str:

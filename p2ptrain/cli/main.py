@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from p2ptrain.cli import export, identity, init, seed
+from p2ptrain.cli import demo, export, identity, init, join, seed
 from p2ptrain.cli.version import describe_version
 from p2ptrain.errors import (
     ConfigError,
@@ -73,8 +73,8 @@ app.add_typer(seeding, name="seed")
 app.command("init", epilog=EPILOG)(init.command)
 app.command("export", epilog=EPILOG)(export.command)
 app.command("identity", epilog=EPILOG)(identity.command)
-# join: app.command("join", epilog=EPILOG)(join.command)
-# demo: app.command("demo", epilog=EPILOG)(demo.command)
+app.command("join", epilog=EPILOG)(join.command)
+app.command("demo", epilog=EPILOG)(demo.command)
 
 
 def run() -> None:

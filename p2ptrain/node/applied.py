@@ -1,0 +1,221 @@
+"""The state that this node has applied, and every way in which it moves on.
+
+The chain (History) says which block comes next; this module brings the state there, one block at
+a time, and makes each step durable before anybody relies on it. A block is applied
+
+  from our own reduction   the usual way: the candidate that we voted for becomes the base
+  by carrying over         CLOSE and BRANCH blocks change nothing
+  from certified shards    when we missed the reduction: fetched and checked by StateSync
+  from a certified state   when we are far behind: likewise
+
+A lock keeps the ways apart: whoever comes second finds the block applied and does nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from p2ptrain.errors import LocalProtocolError, StoreError
+from p2ptrain.node.compute import Compute
+from p2ptrain.node.ledger import Ledger
+from p2ptrain.swarm.effects import Reduce
+from p2ptrain.swarm.history import History, Link
+from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.limits import CANDIDATES_MAX
+from p2ptrain.wire.messages import ROUND
+from p2ptrain.wire.peer_id import PeerId
+
+
+@dataclass
+class AppliedState:
+    """The newest applied block, and the candidates for the next one.
+
+    me        this peer
+    block     digest of the newest applied block
+    held      blocks that the compute process can go back to
+    pending_finals  blocks that are final and may not be applied yet, oldest first
+    on_apply  called after each block that was applied, in order
+    """
+
+    me: PeerId
+    compute: Compute
+    ledger: Ledger
+    block: Digest
+    on_apply: Callable[[Link], None]
+    held: set[Digest] = field(default_factory=set)
+    pending_finals: list[Digest] = field(default_factory=list)
+    _candidates: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
+    _reducing: dict[Digest, trio.Event] = field(default_factory=dict)
+    _lock: trio.Lock = field(default_factory=trio.Lock)
+    _moved: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def history(self) -> History:
+        """The chain that the state follows."""
+        return self.ledger.history
+
+    @property
+    def height(self) -> int | None:
+        """Height of the applied block in the chain; None: it was on a branch that we left."""
+        return self.history.height_of(self.block)
+
+    @property
+    def level(self) -> bool:
+        """Whether the state is the one after the tip."""
+        return self.block == self.history.tip.block
+
+    async def wait_for_move(self) -> None:
+        """Return when the next block has been applied."""
+        await self._moved.wait()
+
+    async def reduce(self, effect: Reduce) -> tuple[Digest, Digest] | None:
+        """Reduce a set on its parent's state: (Merkle root, state digest).
+
+        Waits until the parent is applied; None when that can no longer happen.
+        """
+        done = self._reducing[effect.block] = trio.Event()
+        try:
+            while self.block != effect.parent:
+                if self.history.height_of(effect.parent) is None:
+                    return None
+                await self.wait_for_move()
+            result = await self.compute.reduce(
+                effect.block, effect.parent, effect.terms, effect.codec
+            )
+            self._candidates[effect.block] = result.shards
+            while len(self._candidates) > CANDIDATES_MAX:
+                self._candidates.popitem(last=False)
+            return result.root, result.state
+        finally:
+            del self._reducing[effect.block]
+            done.set()
+
+    async def follow(self) -> bool:
+        """Apply what we reduced ourselves, as far as it leads; True if that is the tip."""
+        while not self.level:
+            height = self.height
+            if height is None:
+                return False
+            link = self.history.link(height + 1)
+            block = link.context.block
+            if block in self._reducing:
+                await self._reducing[block].wait()
+            if link.certificate.block.kind == ROUND and block not in self._candidates:
+                return False
+            async with self._lock:
+                if self.block == link.context.parent:
+                    await self._apply(link)
+        return True
+
+    async def sync(self, effect: Rollback | LoadState | ApplyReduced) -> None:
+        """Do what StateSync asks for."""
+        async with self._lock:
+            match effect:
+                case Rollback(block):
+                    await self._roll_back(block)
+                case LoadState(link, pieces):
+                    await self._load(link, b"".join(pieces))
+                case ApplyReduced(link, shards):
+                    if self.block == link.context.parent:
+                        await self._apply_shards(link, shards)
+
+    async def switch(self, height: int, links: tuple[Link, ...]) -> None:
+        """Put another branch in place of the blocks above a height; the state follows later."""
+        async with self._lock:
+            self.ledger.switch(height)
+            self.history.switch(height, links)
+            self._candidates.clear()
+
+    async def finalize(self) -> None:
+        """Forget the states before the newest applied block that is final."""
+        finals = [block for block in self.pending_finals if block in self.held]
+        if not finals:
+            return
+        newest = finals[-1]
+        self.pending_finals = self.pending_finals[self.pending_finals.index(newest) + 1 :]
+        self.ledger.finalize(newest)
+        await self.compute.finalize(newest)
+        first = self.history.height_of(newest) or 0
+        kept = {block for block in self.held if (self.history.height_of(block) or 0) >= first}
+        # In place: StateSync holds a view of this very set.
+        self.held &= kept | {self.history.genesis.block}
+
+    async def restart(self) -> None:
+        """After the compute process died: a new one, from the newest state on disk."""
+        async with self._lock:
+            if self.block == self.history.genesis.block:
+                await self.compute.close()
+                await self.compute.start()
+                await self.compute.initial(self.block)
+            else:
+                state = self.ledger.state_of(self.block)
+                if state is None:
+                    raise StoreError(
+                        "the compute process died and the newest checkpoint cannot be read.\n"
+                        "Start p2ptrain again: it goes on from an older one, or from the others."
+                    )
+                await self.compute.restart(self.block, state)
+            self._hold_only(self.block)
+
+    async def _apply(self, link: Link) -> None:
+        """Our own candidate, or a block that changes nothing."""
+        block = link.context.block
+        if link.certificate.block.kind != ROUND:
+            await self.compute.carry(block, link.context.parent)
+        await self._adopt(link, self._candidates.pop(block, ()))
+
+    async def _apply_shards(self, link: Link, shards: tuple[bytes, ...]) -> None:
+        block, parent = link.context.block, link.context.parent
+        if link.certificate.block.kind == ROUND:
+            state = await self.compute.apply_reduced(block, parent, shards)
+        else:
+            state = await self.compute.carry(block, parent)
+        if state != link.context.state:
+            raise LocalProtocolError(
+                "certified shards gave another state here than a quorum has signed: this "
+                "device does not compute by the rules (or our code does not)"
+            )
+        await self._adopt(link, shards)
+
+    async def _adopt(self, link: Link, shards: tuple[bytes, ...]) -> None:
+        block = link.context.block
+        mine = any(entry.peer == self.me for entry in link.certificate.block.entries)
+        await self.compute.apply(block, mine_included=mine)
+        await self._record(link, shards)
+
+    async def _record(self, link: Link, shards: tuple[bytes, ...]) -> None:
+        block = link.context.block
+        state = await self.compute.state(block)
+        height = self.history.height_of(block)
+        if height is not None:  # else the chain was switched while we computed
+            await trio.to_thread.run_sync(self.ledger.record, height, state, shards)
+        self.block = block
+        self.held.add(block)
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+        self.on_apply(link)
+
+    async def _load(self, link: Link, state: bytes) -> None:
+        digest = await self.compute.load_state(link.context.block, state)
+        if digest != link.context.state:
+            raise LocalProtocolError("a state whose pieces were all checked has another digest")
+        self._hold_only(link.context.block)
+        await self._record(link, ())
+
+    async def _roll_back(self, block: Digest) -> None:
+        if block == self.history.genesis.block:
+            await self.compute.initial(block)
+            self._hold_only(block)
+        else:
+            await self.compute.rollback(block)
+            self.held &= {kept for kept in self.held if self.history.height_of(kept) is not None}
+        self._candidates.clear()
+        self.block = block
+
+    def _hold_only(self, block: Digest) -> None:
+        self.held.clear()
+        self.held |= {block, self.history.genesis.block}
+        self._candidates.clear()

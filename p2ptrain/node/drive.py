@@ -1,0 +1,85 @@
+"""The one loop that joins a pure machine to trio. All waiting for a machine happens here.
+
+Whoever wants something of the machine posts a step: a function of the time that calls the machine
+and returns its effects. One task takes the steps in turn, wakes the machine at its deadline, and
+carries the effects out in their order before it takes the next step. So a Persist is on disk
+before a Send behind it leaves, and no two calls into the machine ever overlap.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import trio
+
+from p2ptrain.errors import RemoteProtocolError
+
+EffectT = TypeVar("EffectT")
+EffectCo = TypeVar("EffectCo", covariant=True)
+Step = Callable[[float], Sequence[EffectT]]
+
+STEPS_QUEUED_MAX = (
+    4096  # a full roster's pieces of one round in shards of 1/64; then the sender waits
+)
+
+
+class Driven(Protocol[EffectCo]):
+    """What drive needs of a machine."""
+
+    @property
+    def deadline(self) -> float:
+        """When to call expire next, seconds on the trio clock."""
+
+    def expire(self, now: float) -> Sequence[EffectCo]:
+        """The deadline has come."""
+
+
+@dataclass
+class Inbox(Generic[EffectT]):
+    """The steps that wait for one machine, in the order in which they came; bounded."""
+
+    def __post_init__(self) -> None:
+        self._post, self._take = trio.open_memory_channel[Step[EffectT]](STEPS_QUEUED_MAX)
+
+    def post_nowait(self, step: Step[EffectT]) -> bool:
+        """Queue a step; False if the queue is full, for a message that its sender can repeat."""
+        try:
+            self._post.send_nowait(step)
+        except trio.WouldBlock:
+            return False
+        return True
+
+    async def post(self, step: Step[EffectT]) -> None:
+        """Queue a step of our own, which must not be lost."""
+        await self._post.send(step)
+
+    async def take(self) -> Step[EffectT]:
+        """The next step."""
+        return await self._take.receive()
+
+
+async def drive(
+    machine: Driven[EffectT],
+    inbox: Inbox[EffectT],
+    carry_out: Callable[[EffectT], Awaitable[bool]],
+    strike: Callable[[RemoteProtocolError], None],
+) -> None:
+    """Run a machine until an effect ends it; whoever starts it posts its start as a step.
+
+    carry_out does one effect, without waiting for any peer, and returns True when the machine is
+    done. A peer's protocol error goes to strike and the machine goes on: one bad peer must not be
+    able to stop a group. Errors of our own propagate.
+    """
+    effects: Sequence[EffectT] = []
+    while True:
+        for effect in effects:
+            if await carry_out(effect):
+                return
+        step: Step[EffectT] = machine.expire
+        with trio.move_on_at(machine.deadline):
+            step = await inbox.take()
+        try:
+            effects = step(trio.current_time())
+        except RemoteProtocolError as error:
+            effects = []
+            strike(error)

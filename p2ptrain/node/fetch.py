@@ -1,0 +1,104 @@
+"""Gets content by its CID from whichever connected peers have it, into the block store.
+
+What is in the store already is not asked for, so a fetch that was broken off goes on where it
+stopped; every byte is checked against its CID before it is stored (swarm/download.py).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from p2ptrain.errors import P2PTrainError, RemoteProtocolError
+from p2ptrain.node.drive import Inbox, drive
+from p2ptrain.node.peers import Peers
+from p2ptrain.node.telemetry import Telemetry
+from p2ptrain.store.blocks import BlockStore
+from p2ptrain.swarm.download import Download, Got, blobs_wanted
+from p2ptrain.swarm.effects import Send
+from p2ptrain.wire.cid import Cid
+from p2ptrain.wire.messages import Blob, Message
+from p2ptrain.wire.peer_id import PeerId
+
+NOBODY_TIMEOUT_S = 60.0  # without any peer and without progress: tell the user rather than wait
+TOLD_EVERY_S = 1.0
+
+
+class PeersMissing(P2PTrainError):
+    """No peer could be reached that has what is needed."""
+
+
+@dataclass
+class Fetcher:
+    """Downloads blobs for one node; messages and peers reach it through the node's router."""
+
+    peers: Peers
+    blocks: BlockStore
+    telemetry: Telemetry
+    _inbox: Inbox[Send | Got] = field(default_factory=Inbox)
+    _download: Download = field(default_factory=Download)
+
+    def deliver(self, sender: PeerId, message: Message) -> None:
+        """Take a message that may answer a request."""
+        self._inbox.post_nowait(lambda now: self._download.receive(now, sender, message))
+
+    def peers_changed(self) -> None:
+        """Somebody came or went."""
+        connected = self.peers.connected
+        self._inbox.post_nowait(lambda now: [*self._download.peers(now, connected)])
+
+    async def fetch(self, what: str, cids: Iterable[Cid]) -> None:
+        """Have all these blobs in the store. Raises PeersMissing, StoreError.
+
+        what   for people: "recipe", "data set"
+        """
+        missing = [cid for cid in dict.fromkeys(cids) if not self.blocks.has(cid)]
+        if not missing:
+            return
+        wanted = blobs_wanted(missing)
+        self.peers_changed()
+        await self._inbox.post(lambda now: [*self._download.want(now, wanted)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, what, len(missing))
+            await drive(self._download, self._inbox, self._carry_out, self._strike)
+            nursery.cancel_scope.cancel()
+        self.telemetry.report("fetched", what=what, blobs=len(missing))
+
+    async def _carry_out(self, effect: Send | Got) -> bool:
+        match effect:
+            case Send(to, message):
+                self.peers.send(to, message)
+            case Got(_, answer):
+                assert isinstance(answer, Blob)
+                await trio.to_thread.run_sync(self.blocks.put, answer.data)
+        return self._download.finished and isinstance(effect, Got)
+
+    def _strike(self, error: RemoteProtocolError) -> None:
+        self.peers.strike(error)
+        peer = PeerId(error.peer)
+        self._inbox.post_nowait(lambda now: [*self._download.lost(now, peer)])
+
+    async def _watch(self, what: str, total: int) -> None:
+        """Say how it goes, and give up when there is nobody to ask."""
+        alone_since: float | None = None
+        while True:
+            await trio.sleep(TOLD_EVERY_S)
+            now, done = trio.current_time(), self._download.progress.done
+            self.telemetry.report(
+                "fetching", what=what, done=done, total=total, peers=len(self.peers.connected)
+            )
+            if self.peers.connected:
+                alone_since = None
+            elif alone_since is None:
+                alone_since = now
+            elif now - alone_since > NOBODY_TIMEOUT_S:
+                raise PeersMissing(self._why(what))
+
+    def _why(self, what: str) -> str:
+        refusals = [f"{address}: {why}" for address, why in self.peers.refusals.items()]
+        tried = "\n  ".join(refusals or ["nobody answered at the addresses that are known"])
+        return (
+            f"the {what} could not be fetched: no peer of this swarm was reached for "
+            f"{NOBODY_TIMEOUT_S:.0f} s.\n  {tried}\n"
+            "Ask a member for a newer link, or name a peer: --peer /ip4/.../tcp/.../p2p/..."
+        )

@@ -1,0 +1,177 @@
+"""What this node keeps of the run on disk, and can hand to others.
+
+The History (swarm/history.py) is the chain in memory; the ledger is what makes it survive: the
+transcript (every certificate ever adopted, hash-chained) and the newest checkpoints. It also
+remembers the reduced shards of the newest rounds, with which others follow without reducing.
+
+A checkpoint holds its own certificate and is written first: it is the moment at which a block is
+applied. If the node dies before the transcript has the certificate too, the restart adds it.
+
+When another branch turns out to be the trunk, the transcript notes where the two parted
+("switch") and goes on with the other; nothing is ever erased from it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from p2ptrain.errors import StoreError
+from p2ptrain.store.checkpoint import Checkpoint, CheckpointStore
+from p2ptrain.store.transcript import Transcript
+from p2ptrain.swarm.chain import Settings, advance
+from p2ptrain.swarm.history import History, Link
+from p2ptrain.wire.codec import pack, unpack
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.limits import CHECKPOINTS_KEPT, REDUCED_BYTES_KEPT
+from p2ptrain.wire.messages import ROUND, Certificate
+
+CERTIFICATE, SWITCH = "certificate", "switch"  # kinds of transcript entries
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restart goes on from: the state after the history's tip, and files passed over.
+
+    state     parameters and outer momentum, float32 little-endian
+    warnings  sentences for people
+    """
+
+    state: bytes
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class Ledger:
+    """The durable side of one run's history.
+
+    recorded  height of the newest applied block: the transcript ends there
+    """
+
+    history: History
+    settings: Settings
+    transcript: Transcript
+    checkpoints: CheckpointStore
+    recorded: int = 0
+    _reduced: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
+    _reduced_bytes: int = 0
+    _saved: set[Digest] = field(default_factory=set)
+
+    def record(self, height: int, state: bytes, reduced: tuple[bytes, ...]) -> None:
+        """Make durable that the block of this height was applied, and all blocks below it.
+
+        Args:
+          state    after that block
+          reduced  its reduced shards; empty if it is not a ROUND or they were not seen
+
+        Raises StoreError; then the disk says what it said before.
+        """
+        link = self.history.link(height)
+        self._save(link, state)
+        new = self.history.after(self.recorded)[: height - self.recorded]
+        self.transcript.append_all(
+            [(CERTIFICATE, one.context.block, pack(one.certificate)) for one in new]
+        )
+        self.recorded = height
+        if reduced:
+            self._reduced[link.context.block] = reduced
+            self._reduced_bytes += sum(map(len, reduced))
+            while self._reduced_bytes > REDUCED_BYTES_KEPT and len(self._reduced) > 1:
+                _, gone = self._reduced.popitem(last=False)
+                self._reduced_bytes -= sum(map(len, gone))
+
+    def switch(self, height: int) -> None:
+        """The blocks above this height are about to be replaced by those of another branch."""
+        if self.recorded > height:
+            self.transcript.append(SWITCH, self.history.context(height).block, b"")
+            self.recorded = height
+        self._forget_above(height)
+
+    def finalize(self, block: Digest) -> None:
+        """A block is final: its checkpoint is what export takes."""
+        if block in self._saved:
+            self.checkpoints.mark_final(block)
+
+    def restore(self) -> Restored | None:
+        """Read what an earlier run of this node left; None if there is nothing.
+
+        Raises StoreError if the transcript is damaged or no checkpoint is whole.
+        """
+        for entry in self.transcript.iterate():
+            if entry.kind == SWITCH:
+                self.history.switch(self._height(Digest(entry.block_id)), ())
+            else:
+                self._extend(entry.payload)
+        loaded = self.checkpoints.load_newest()
+        if loaded.checkpoint is None:
+            if self.history.height:
+                raise StoreError(
+                    "the transcript has a run's history, but no checkpoint of it is whole.\n"
+                    "Move this swarm's folder away and join again: others hold the state."
+                )
+            return None
+        certificate = unpack(Certificate, loaded.checkpoint.certificate)
+        if certificate.block.parent == self.history.tip.block:
+            self.transcript.append(
+                CERTIFICATE, loaded.checkpoint.block_id, loaded.checkpoint.certificate
+            )
+            self._extend(loaded.checkpoint.certificate)
+        height = self._height(Digest(loaded.checkpoint.block_id))
+        if height < self.history.height:
+            # The newest checkpoint was lost: what came after it is fetched or certified again.
+            self.transcript.append(SWITCH, loaded.checkpoint.block_id, b"")
+            self.history.switch(height, ())
+        self.recorded = height
+        self._saved.add(self.history.tip.block)
+        return Restored(loaded.checkpoint.vector, loaded.warnings)
+
+    def reduced_of(self, block: Digest) -> tuple[bytes, ...] | None:
+        """The reduced shards of a block, if they are still held."""
+        return self._reduced.get(block)
+
+    def state_of(self, block: Digest) -> bytes | None:
+        """The state after a block, if its checkpoint is still on disk."""
+        checkpoint = self.checkpoints.load(block).checkpoint if block in self._saved else None
+        return checkpoint.vector if checkpoint else None
+
+    def states(self) -> tuple[Digest, ...]:
+        """Blocks whose state we can serve, newest first: those from which others can follow.
+
+        A state is of use only while the reduced shards of every later round are held as well.
+        """
+        offered: list[Digest] = []
+        for height in range(self.recorded, 0, -1):
+            link = self.history.link(height)
+            block = link.context.block
+            if block in self._saved:
+                offered.append(block)
+            missing = link.certificate.block.kind == ROUND and block not in self._reduced
+            if missing or len(offered) == CHECKPOINTS_KEPT:
+                break
+        return tuple(offered)
+
+    def _save(self, link: Link, state: bytes) -> None:
+        # The store sorts by this number: it must grow with time, also when a switch loses rounds.
+        order = len(self.transcript)
+        block = link.context.block
+        self.checkpoints.save(Checkpoint(order, block, pack(link.certificate), b"", state))
+        self._saved.add(block)
+
+    def _extend(self, packed: bytes) -> None:
+        certificate = unpack(Certificate, packed)
+        context = advance(self.history.tip, certificate, self.settings)
+        self.history.append(Link(certificate, context))
+
+    def _height(self, block: Digest) -> int:
+        height = self.history.height_of(block)
+        if height is None:
+            raise StoreError(
+                "the checkpoints and the transcript of this swarm do not belong together.\n"
+                "Move this swarm's folder away and join again: others hold the state."
+            )
+        return height
+
+    def _forget_above(self, height: int) -> None:
+        for link in self.history.after(height):
+            self._saved.discard(link.context.block)
+            self._reduced_bytes -= sum(map(len, self._reduced.pop(link.context.block, ())))

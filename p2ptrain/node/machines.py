@@ -1,0 +1,241 @@
+"""The three machines of a run, each behind its inbox, and what their effects do here.
+
+  averaging   agrees on blocks with the others           swarm/averaging.py
+  catchup     finds the chain that this peer should be on   swarm/catchup.py
+  statesync   fetches states and certified shards           swarm/statesync.py
+
+Machines know neither each other nor the network. Messages are dealt out to all three, each takes
+what is its own. Effects are carried out in order by the machine's drive loop; those that take
+long (a reduction, the check of a piece) run beside it and post their result as the next step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from p2ptrain.compress.blocks import MalformedShard
+from p2ptrain.compress.codecs import CODECS
+from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.compute import ComputeRefused
+from p2ptrain.node.compute_process import ComputeDied
+from p2ptrain.node.drive import Inbox, Step, drive
+from p2ptrain.node.peers import Peers
+from p2ptrain.node.telemetry import Telemetry
+from p2ptrain.node.votes import Votes
+from p2ptrain.swarm.averaging import Averaging
+from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Switched
+from p2ptrain.swarm.effects import (
+    Apply,
+    Behind,
+    CheckPiece,
+    Effect,
+    Persist,
+    Proof,
+    Reduce,
+    Send,
+)
+from p2ptrain.swarm.history import Link
+from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback, StateSync
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.messages import Message, Norm2
+from p2ptrain.wire.peer_id import PeerId
+
+ALIVE_EVERY_S = 1.0  # the averaging machine wants a sign of life every 2 s at least
+QUIET_S_MAX = 7.0  # a connection pings every 5 s; one that is silent for longer may be dead
+
+CatchUpEffect = Send | Switched | CaughtUp
+SyncEffect = Send | Rollback | LoadState | ApplyReduced
+
+
+@dataclass
+class Machines:
+    """The machines of one run and their shells.
+
+    nursery    owns the tasks that run beside the drive loops
+    caught_up  set when nobody who answered is on a better chain
+    """
+
+    nursery: trio.Nursery
+    peers: Peers
+    telemetry: Telemetry
+    state: AppliedState
+    votes: Votes
+    averaging: Averaging
+    catchup: CatchUp
+    statesync: StateSync
+    on_chain: Callable[[], None]
+    caught_up: trio.Event = field(default_factory=trio.Event)
+    to_averaging: Inbox[Effect] = field(default_factory=Inbox)
+    to_catchup: Inbox[CatchUpEffect] = field(default_factory=Inbox)
+    to_statesync: Inbox[SyncEffect] = field(default_factory=Inbox)
+    _pending: dict[Digest, Reduce] = field(default_factory=dict)
+    _level: trio.Event = field(default_factory=trio.Event)
+    _died: ComputeDied | None = None
+    _known: frozenset[PeerId] = frozenset()
+
+    def start(self) -> None:
+        """Start the catch-up machines; averaging starts when there is a state to vote on."""
+        start = self.nursery.start_soon
+        start(drive, self.catchup, self.to_catchup, self._carry_out_catchup, self._strike)
+        start(drive, self.statesync, self.to_statesync, self._carry_out_sync, self._strike)
+        start(self._report_the_living)
+        self.peers_changed()
+
+    def start_averaging(self) -> None:
+        """Take part."""
+        start = self.nursery.start_soon
+        start(drive, self.averaging, self.to_averaging, self._carry_out, self._strike)
+        self.to_averaging.post_nowait(self.averaging.start)
+
+    # --- what comes in ----------------------------------------------------------------------
+    def deliver(self, sender: PeerId, message: Message) -> None:
+        """Deal a message out. A full inbox drops it: machines never rely on delivery."""
+        self.to_averaging.post_nowait(lambda now: self.averaging.receive(now, sender, message))
+        self.to_catchup.post_nowait(
+            self._searching(lambda now: self.catchup.receive(now, sender, message))
+        )
+        self.to_statesync.post_nowait(lambda now: self.statesync.receive(now, sender, message))
+
+    def peers_changed(self) -> None:
+        """Somebody came or went."""
+        connected = self.peers.connected
+        self.to_averaging.post_nowait(lambda now: self.averaging.peers(now, connected))
+        self.to_catchup.post_nowait(lambda now: self.catchup.peers(now, connected))
+        if connected - self._known:  # somebody new may be on a better chain
+            self.to_catchup.post_nowait(self.catchup.start)
+        self._known = connected
+        self.to_statesync.post_nowait(lambda now: self.statesync.peers(now, connected))
+
+    def _searching(self, step: Step[CatchUpEffect]) -> Step[CatchUpEffect]:
+        """A step of catch-up, which may follow a smaller branch only if our quorum is lost."""
+
+        def run(now: float) -> Sequence[CatchUpEffect]:
+            self.catchup.quorum_lost = self.averaging.quorum_lost
+            return step(now)
+
+        return run
+
+    async def sync(self) -> None:
+        """Fetch what leads to the tip; returns when the state is there."""
+        if self.state.level:
+            return
+        event = self._level
+        await self.to_statesync.post(self.statesync.follow)
+        await event.wait()
+        if self._died is not None:
+            died, self._died = self._died, None
+            raise died
+
+    async def applied_ourselves(self, block: Digest) -> None:
+        """Tell StateSync that the state after this block needs no fetching."""
+        await self.to_statesync.post(lambda now: self.statesync.applied(now, block))
+
+    async def reduce_again(self) -> None:
+        """After the compute process was restarted: what averaging still waits for."""
+        for effect in list(self._pending.values()):
+            self.nursery.start_soon(self._reduce, effect)
+
+    # --- effects of averaging ---------------------------------------------------------------
+    async def _carry_out(self, effect: Effect) -> bool:
+        match effect:
+            case Send(to, message):
+                self.peers.send(to, message)
+            case Persist(record):
+                await trio.to_thread.run_sync(self.votes.save, record)
+            case CheckPiece():
+                self.nursery.start_soon(self._check_piece, effect)
+            case Reduce():
+                self.nursery.start_soon(self._reduce, effect)
+            case Apply(certificate, context, finals):
+                self.state.history.append(Link(certificate, context))
+                self.state.pending_finals.extend(finals)
+                self.on_chain()
+            case Behind(peer, certificate):
+                await self.to_catchup.post(
+                    self._searching(lambda now: self.catchup.behind(now, peer, certificate))
+                )
+            case Proof(first, _):
+                self.telemetry.report("proof", peer=first.signer, text="signed two things at once")
+        return False
+
+    async def _check_piece(self, effect: CheckPiece) -> None:
+        piece = effect.piece
+        codec = CODECS[self.averaging.config.settings.codec]
+        norm2: Norm2 | None
+        try:
+            norm2 = Norm2(await trio.to_thread.run_sync(codec.squared_norm, piece.data))
+        except MalformedShard:
+            norm2 = None
+        await self.to_averaging.post(
+            lambda now: self.averaging.piece_checked(now, effect.sender, piece, norm2)
+        )
+
+    async def _reduce(self, effect: Reduce) -> None:
+        self._pending[effect.block] = effect
+        try:
+            result = await self.state.reduce(effect)
+        except ComputeDied:
+            return  # the spine restarts it and calls reduce_again
+        except ComputeRefused as error:
+            # Bits that passed every check and cannot be averaged: nobody honest gets further.
+            self.telemetry.report("warning", text=f"a proposed set cannot be reduced: {error}")
+            self._pending.pop(effect.block, None)
+            return
+        self._pending.pop(effect.block, None)
+        if result is not None:
+            root, state = result
+            await self.to_averaging.post(
+                lambda now: self.averaging.reduced(now, effect.block, root, state)
+            )
+
+    # --- effects of catch-up ----------------------------------------------------------------
+    async def _carry_out_catchup(self, effect: CatchUpEffect) -> bool:
+        match effect:
+            case Send(to, message):
+                self.peers.send(to, message)
+            case Switched(height, links, context):
+                await self.state.switch(height, links)
+                certificates = [link.certificate for link in links]
+                await self.to_averaging.post(
+                    lambda now: self.averaging.adopt(now, context, certificates)
+                )
+                await self.to_statesync.post(self.statesync.follow)
+                self.on_chain()
+            case CaughtUp():
+                if self._known:
+                    self.caught_up.set()
+        return False
+
+    async def _carry_out_sync(self, effect: SyncEffect) -> bool:
+        if isinstance(effect, Send):
+            self.peers.send(effect.to, effect.message)
+        else:
+            try:
+                await self.state.sync(effect)
+            except ComputeDied as error:
+                self._died = error
+        if self.state.level or self._died is not None:
+            level, self._level = self._level, trio.Event()
+            level.set()
+        return False
+
+    # --- faults and signs of life -----------------------------------------------------------
+    def _strike(self, error: RemoteProtocolError) -> None:
+        self.peers.strike(error)
+        peer = PeerId(error.peer)
+        if error.rule.startswith("catchup"):
+            self.to_catchup.post_nowait(lambda now: self.catchup.struck(now, peer))
+            self.to_statesync.post_nowait(lambda now: self.statesync.lost(now, peer))
+
+    async def _report_the_living(self) -> None:
+        while True:
+            for peer in self.peers.heard_within(QUIET_S_MAX):
+                self.to_averaging.post_nowait(partial(_heard, self.averaging, peer))
+            await trio.sleep(ALIVE_EVERY_S)
+
+
+def _heard(averaging: Averaging, peer: PeerId, now: float) -> list[Effect]:
+    return averaging.heard(now, peer)

@@ -1,0 +1,248 @@
+"""One node from start to end: identity, network, recipe, data, device, state, rounds, good-bye.
+
+join() is the whole life of `p2ptrain join`; the order of its lines is the order of section 2.3 of
+the design. Everything is opened in nested blocks, so whatever goes wrong, and whenever the user
+stops it, what was opened is closed again in the right order.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from p2ptrain.config import Recipe
+from p2ptrain.config_local import NodeConfig, SwarmLink
+from p2ptrain.data.assemble import assemble, check_fits, model_inputs
+from p2ptrain.data.manifest import Manifest
+from p2ptrain.errors import ConfigError
+from p2ptrain.net.identity import Identity, load_or_create
+from p2ptrain.net.libp2p_host import open_host
+from p2ptrain.net.transport import Etiquette
+from p2ptrain.node.compute import Compute, compute_spec, open_compute
+from p2ptrain.node.fetch import Fetcher
+from p2ptrain.node.machines import Machines
+from p2ptrain.node.peers import Arrived, Departed, Peers, judge_hello, make_hello
+from p2ptrain.node.reporting import Summary
+from p2ptrain.node.round import Rounds
+from p2ptrain.node.run import run_rounds
+from p2ptrain.node.serve import REQUESTS, Server
+from p2ptrain.node.signals import stop_on_signals
+from p2ptrain.node.telemetry import Telemetry
+from p2ptrain.store.blocks import BlockStore
+from p2ptrain.store.lock import home_lock
+from p2ptrain.train.worker_messages import TrainingArrays
+from p2ptrain.wire.cid import Cid
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinOptions:
+    """What the user may choose; none of it changes what is computed.
+
+    listen       multiaddrs to listen on; port 0 takes a free one
+    peers        full multiaddrs to dial, beside those of the link
+    rounds_max   leave after this many contributions; None: stay to the end
+    first_peers  wait for so many other peers before the first round of a new swarm
+    device       which OpenCL device; "": PoCL's CPU
+    threads      of a CPU device; 0: all cores
+    """
+
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    peers: tuple[str, ...] = ()
+    rounds_max: int | None = None
+    first_peers: int = 0
+    device: str = ""
+    threads: int = 0
+
+
+@dataclass
+class Node:
+    """What is open while a node lives."""
+
+    config: NodeConfig
+    identity: Identity
+    blocks: BlockStore
+    peers: Peers
+    fetcher: Fetcher
+    server: Server
+    telemetry: Telemetry
+    machines: Machines | None = None
+    rounds: Rounds | None = None
+    _stop_asked: bool = False
+    _stopped: trio.Event = field(default_factory=trio.Event)
+
+    def stop(self) -> None:
+        """Finish the round, tell the others, and end. Before the rounds have begun: end at once."""
+        self._stop_asked = True
+        if self.rounds is None:
+            self._stopped.set()
+        else:
+            self.rounds.leaving = True
+            self.rounds.notice()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether stop was called."""
+        return self._stop_asked
+
+    async def cancel_when_stopped(self, scope: trio.CancelScope) -> None:
+        """Cancel a scope when stop was called before there were rounds to finish."""
+        await self._stopped.wait()
+        scope.cancel()
+
+    async def route(self) -> None:
+        """Deal out all that comes from the network, for ever."""
+        async for event in self.peers.events():
+            match event:
+                case Arrived() | Departed():
+                    self.fetcher.peers_changed()
+                    if self.machines is not None:
+                        self.machines.peers_changed()
+                    if self.rounds is not None:
+                        self.rounds.notice()
+                case received:
+                    if isinstance(received.message, REQUESTS):
+                        answer = self.server.answer(received.message)
+                        if answer is not None:
+                            self.peers.send(received.peer, answer)
+                    else:
+                        self.fetcher.deliver(received.peer, received.message)
+                    if self.machines is not None:
+                        self.machines.deliver(received.peer, received.message)
+
+
+async def join(
+    config: NodeConfig, target: Recipe | SwarmLink, options: JoinOptions, telemetry: Telemetry
+) -> Summary | None:
+    """Take part in a swarm until the run is over or the user stops it.
+
+    Returns what was done; None if it was stopped before the rounds began.
+
+    Raises ConfigError, StoreError, DeviceError, PeersMissing; StopNow at a second Ctrl-C.
+    """
+    with home_lock(config.state_path):
+        identity = load_or_create(config.identity_path)
+        blocks = BlockStore(config.blocks_path)
+        swarm_id = _swarm_id(target, identity, blocks)
+        summary: Summary | None = None
+        async with (
+            open_node(config, identity, blocks, (swarm_id,), options, telemetry) as node,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(stop_on_signals, node.stop)
+            nursery.start_soon(node.cancel_when_stopped, nursery.cancel_scope)
+            if isinstance(target, SwarmLink):
+                for address in target.peers:
+                    node.peers.know((address,))
+            summary = await _take_part(node, swarm_id, options)
+            nursery.cancel_scope.cancel()
+        return summary
+
+
+async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary:
+    """From a swarm id to the last round."""
+    recipe = await _recipe(node, swarm_id)
+    link = SwarmLink(swarm_id, node.peers.transport.addresses)
+    node.telemetry.report(
+        "swarm", swarm=swarm_id, link=str(link), name=recipe.name, rounds=recipe.rounds
+    )
+    manifest = await _data_set(node, recipe)
+    arrays = await trio.to_thread.run_sync(_arrays, node.blocks, manifest, recipe)
+    async with _open_device(node, recipe, arrays, options) as compute:
+        return await run_rounds(node, recipe, manifest, compute, options)
+
+
+def _swarm_id(target: Recipe | SwarmLink, identity: Identity, blocks: BlockStore) -> Cid:
+    """The swarm's name; a recipe file is founded by us, or found to be ours already."""
+    if isinstance(target, SwarmLink):
+        return target.swarm_id
+    return blocks.put(target.founded_by(identity.peer_id).canonical)
+
+
+@asynccontextmanager
+async def open_node(
+    config: NodeConfig,
+    identity: Identity,
+    blocks: BlockStore,
+    topics: tuple[str, ...],
+    options: JoinOptions,
+    telemetry: Telemetry,
+) -> AsyncIterator[Node]:
+    """Listen, dial, serve and route while the block runs."""
+    addresses: list[str] = []
+    etiquette = Etiquette(
+        hello=lambda: make_hello(topics, tuple(addresses)),
+        judge_hello=lambda peer, data: judge_hello(topics, data),
+    )
+    async with (
+        open_host(identity, listen=options.listen, etiquette=etiquette) as transport,
+        trio.open_nursery() as nursery,
+    ):
+        addresses += transport.addresses
+        telemetry.report("started", peer=identity.peer_id, addresses=list(transport.addresses))
+        peers = Peers(transport, telemetry)
+        node = Node(
+            config, identity, blocks, peers, Fetcher(peers, blocks, telemetry),
+            Server(blocks, telemetry), telemetry,
+        )  # fmt: skip
+        for address in options.peers:
+            peers.know((address,))
+        nursery.start_soon(node.route)
+        nursery.start_soon(peers.keep_dialling)
+        yield node
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_device(
+    node: Node, recipe: Recipe, arrays: TrainingArrays, options: JoinOptions
+) -> AsyncIterator[Compute]:
+    node.telemetry.report("phase", phase="preparing the device")
+    spec = compute_spec(
+        recipe,
+        device=options.device,
+        threads=options.threads,
+        kernel_cache=node.config.kernels_path,
+    )
+    async with open_compute(spec, arrays) as compute:
+        assert compute.opened is not None
+        node.telemetry.report("device", name=compute.opened.device)
+        yield compute
+
+
+async def _recipe(node: Node, swarm_id: Cid) -> Recipe:
+    """The recipe that the swarm id names, from the store or from the peers."""
+    await node.fetcher.fetch("recipe", [swarm_id])
+    content = node.blocks.get(swarm_id)
+    assert content is not None
+    recipe = Recipe.from_canonical(content, f"the recipe of swarm {swarm_id}")
+    if not recipe.founder.key:
+        raise ConfigError(
+            f"{swarm_id} names a recipe that nobody has founded yet.\n"
+            "Found it: p2ptrain join --swarm recipe.toml"
+        )
+    return recipe
+
+
+async def _data_set(node: Node, recipe: Recipe) -> Manifest:
+    """The data set's manifest and chunks, from the store or from the peers."""
+    cid = Cid(recipe.data.cid)
+    await node.fetcher.fetch("manifest", [cid])
+    content = node.blocks.get(cid)
+    assert content is not None
+    manifest = Manifest.from_canonical(content)
+    check_fits(manifest, recipe.model.layers)
+    await node.fetcher.fetch("data set", manifest.chunk_cids)
+    return manifest
+
+
+def _arrays(blocks: BlockStore, manifest: Manifest, recipe: Recipe) -> TrainingArrays:
+    """The data set as the compute process wants it."""
+    train = assemble(manifest, "train", blocks.get)
+    test = assemble(manifest, "test", blocks.get)
+    assert train.y is not None
+    assert test.y is not None
+    scale = recipe.data.scale
+    return TrainingArrays(model_inputs(train, scale), train.y, model_inputs(test, scale), test.y)

@@ -1,0 +1,138 @@
+"""What a node reports of each round, and the summary that a run ends with."""
+
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+
+import trio
+
+from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.peers import Peers
+from p2ptrain.node.telemetry import Telemetry, Value
+from p2ptrain.swarm.averaging import Averaging
+from p2ptrain.swarm.history import Link
+from p2ptrain.train.worker_messages import Evaluated
+from p2ptrain.wire.messages import ROUND
+from p2ptrain.wire.peer_id import PeerId
+
+WAITS_TOLD_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One peer's run in figures.
+
+    rounds          rounds of the swarm, up to our last block
+    contributed     of those, the ones with our contribution in them
+    samples         training samples behind our certified contributions
+    bytes_*         of frames, to and from all peers
+    weights_sha256  SHA-256 of the state after the last block: parameters, then outer momentum
+    block           digest of that block, in hexadecimal
+    finished        whether the run is over, rather than that we left it
+    """
+
+    peer: PeerId
+    swarm: str
+    rounds: int
+    contributed: int
+    samples: int
+    bytes_sent: int
+    bytes_received: int
+    loss: float
+    accuracy: float
+    weights_sha256: str
+    block: str
+    finished: bool
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+@dataclass
+class Reporter:
+    """Counts and reports what one node does in one run."""
+
+    me: PeerId
+    swarm: str
+    peers: Peers
+    telemetry: Telemetry
+    state: AppliedState
+    contributed: int = 0
+    samples: int = 0
+    evaluated: Evaluated = field(default_factory=lambda: Evaluated(float("nan"), 0.0, 0))
+    _last_s: float = field(default_factory=trio.current_time)
+
+    def count(self, link: Link) -> None:
+        """A block was applied."""
+        for entry in link.certificate.block.entries:
+            if entry.peer == self.me:
+                self.contributed += 1
+                self.samples += entry.weight
+
+    async def report(self, link: Link) -> None:
+        """Evaluate the newest state and tell how the round went."""
+        block = link.certificate.block
+        if block.kind != ROUND:
+            return
+        self.evaluated = await self.state.compute.evaluate()
+        now = trio.current_time()
+        seconds, self._last_s = now - self._last_s, now
+        samples = sum(entry.weight for entry in block.entries)
+        sent, received = self._bytes()
+        self.telemetry.report(
+            "round",
+            round=link.context.rounds,
+            view=link.certificate.view,
+            loss=self.evaluated.loss,
+            accuracy=self.evaluated.accuracy,
+            contributions=len(block.entries),
+            included=any(entry.peer == self.me for entry in block.entries),
+            samples=samples,
+            samples_s=round(samples / max(seconds, 1e-6), 1),
+            seconds=round(seconds, 4),
+            members=len(link.context.roster),
+            branch=link.context.branch_depth > 0,
+            connected=len(self.peers.connected),
+            bytes_sent=sent,
+            bytes_received=received,
+            block=link.context.block.hex(),
+            state=link.context.state.hex(),
+        )
+
+    async def report_waits(self, averaging: Averaging) -> None:
+        """Say what is waited for, how long already, and for how long at most; for ever."""
+        while True:
+            await trio.sleep(WAITS_TOLD_EVERY_S)
+            now = trio.current_time()
+            waits = [
+                f"{wait.what} ({now - wait.since:.0f} s of {wait.limit:.0f})"
+                for wait in averaging.waits
+                if now - wait.since > WAITS_TOLD_EVERY_S
+            ]
+            if waits:
+                self.telemetry.report("waiting", phase=averaging.phase, waits=waits)
+
+    async def summary(self, *, finished: bool) -> Summary:
+        """The run in figures, after the last block."""
+        state = await self.state.compute.state(self.state.block)
+        context = self.state.history.context(self.state.height or 0)
+        sent, received = self._bytes()
+        return Summary(
+            peer=self.me,
+            swarm=self.swarm,
+            rounds=context.rounds,
+            contributed=self.contributed,
+            samples=self.samples,
+            bytes_sent=sent,
+            bytes_received=received,
+            loss=self.evaluated.loss,
+            accuracy=self.evaluated.accuracy,
+            weights_sha256=sha256(state).hexdigest(),
+            block=self.state.block.hex(),
+            finished=finished,
+        )
+
+    def _bytes(self) -> tuple[int, int]:
+        statistics = self.peers.transport.statistics().values()
+        return sum(s.bytes_sent for s in statistics), sum(s.bytes_received for s in statistics)

@@ -1,0 +1,207 @@
+"""THE SPINE: what a peer does, round after round. Read this first.
+
+    follow      bring our state to the newest certified block
+    train       local steps on samples that the beacon draws -> pseudo-gradient, compressed
+    contribute  commit to it, sign it, hand its shards to the averaging machine
+    agree       wait: the machine exchanges, proposes, reduces, votes; a certificate comes
+    ...         which is the next block to follow
+
+Agreement itself is the averaging machine's (swarm/averaging.py), the arithmetic the compute
+process's (train/worker.py), the disk the ledger's. This file only puts them in order. Whatever we
+are doing, a certificate that others reached without us moves the chain, and we follow it: local
+steps that have become pointless are abandoned, and error feedback stays as it was.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import trio
+
+from p2ptrain.config import Recipe
+from p2ptrain.data.sampler import Indices, assigned
+from p2ptrain.errors import DeviceError
+from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.compute import LocalWork
+from p2ptrain.node.compute_process import ComputeDied
+from p2ptrain.node.machines import Machines
+from p2ptrain.swarm.chain import Context
+from p2ptrain.swarm.history import Link
+from p2ptrain.swarm.inputs import Contribution
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.limits import COMPUTE_RESTARTS_MAX
+from p2ptrain.wire.peer_id import PeerId
+
+LEAVE_S_MAX = 10.0  # how long a peer that wants to go waits to be let go
+
+
+async def _silent(link: Link) -> None:
+    """Report nothing."""
+
+
+@dataclass
+class Rounds:
+    """One peer's rounds of one run.
+
+    me            this peer
+    sample_count  training samples it draws from
+    rounds_max    leave after this many of our contributions; None: stay to the end
+    first_peers   connected peers to wait for before the first round of a new swarm
+    applied       blocks that were applied and not reported yet
+    report        tells the user of one
+    """
+
+    me: PeerId
+    recipe: Recipe
+    machines: Machines
+    sample_count: int
+    rounds_max: int | None = None
+    first_peers: int = 0
+    leaving: bool = False
+    applied: list[Link] = field(default_factory=list)
+    report: Callable[[Link], Awaitable[None]] = _silent
+    _news: trio.Event = field(default_factory=trio.Event)
+    _left_at: float | None = None
+    _training_on: Digest | None = None
+    _contributed_to: Digest | None = None
+    _deaths: int = 0
+
+    @property
+    def state(self) -> AppliedState:
+        """Our state, and the chain it follows."""
+        return self.machines.state
+
+    @property
+    def tip(self) -> Context:
+        """The newest certified block that we know."""
+        return self.state.history.tip
+
+    def notice(self) -> None:
+        """The chain has moved, or a peer came or went: look again."""
+        if self._training_on not in (None, self.tip.block):
+            self._training_on = None
+            self.machines.nursery.start_soon(self._abandon)
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    async def run(self) -> None:
+        """Round after round, until the run is over or we have left."""
+        while not self._over():
+            try:
+                await self.outer_step()
+            except ComputeDied as error:
+                await self._recover(error)
+
+    async def outer_step(self) -> None:
+        """One round: from one certified block to the next."""
+        await self.follow()
+        await self._enter_or_leave()
+        base = self.tip
+        if self._contributes(base):
+            work = await self.train(base)
+            if work is not None:
+                await self.contribute(work)
+        await self.agree(base)
+
+    async def follow(self) -> None:
+        """Apply every certified block up to the newest one: ours, or fetched from others."""
+        while not self.state.level:
+            level = await self.state.follow()
+            await self.machines.applied_ourselves(self.state.block)
+            if not level:
+                await self.machines.sync()
+        await self.state.finalize()
+        if self.applied:
+            newest = self.applied[-1]
+            self.applied.clear()
+            await self.report(newest)
+
+    async def train(self, base: Context) -> tuple[LocalWork, Indices] | None:
+        """H local steps on our samples; None if the chain moved on before we were done."""
+        samples = assigned(
+            base.beacon,
+            self.me,
+            self.sample_count,
+            self.recipe.inner.local_steps,
+            self.recipe.inner.batch,
+        )
+        self._training_on = base.block
+        try:
+            work = await self.state.compute.train(samples)
+        finally:
+            self._training_on = None
+        return None if work is None or self.tip.block != base.block else (work, samples)
+
+    async def contribute(self, trained: tuple[LocalWork, Indices]) -> None:
+        """Commit to our work: from here on the averaging machine answers for it."""
+        work, samples = trained
+        contribution = Contribution(
+            data=digest("samples", samples.astype("<i4").tobytes()),
+            weight=work.samples,
+            shards=work.shards,
+            norms2=work.norms2,
+            local_steps=self.recipe.inner.local_steps,
+        )
+        averaging = self.machines.averaging
+        self._contributed_to = work.parent
+        await self.machines.to_averaging.post(lambda now: averaging.contribute(now, contribution))
+        self.machines.telemetry.report("trained", loss=work.loss, seconds=work.seconds)
+
+    async def agree(self, base: Context) -> None:
+        """Wait until a certificate moves the chain, or there is something else to do."""
+        while self.tip.block == base.block and not self._over():
+            news = self._news
+            if self._contributes(base):
+                return
+            await news.wait()
+
+    # --- details ----------------------------------------------------------------------------
+    def _contributes(self, base: Context) -> bool:
+        """Whether to train: members do, unless a contribution stands already or peers are due."""
+        if base.member(self.me) is None or base.rounds >= self.recipe.rounds:
+            return False
+        waiting = base.rounds == 0 and len(self.machines.peers.connected) < self.first_peers
+        done = self.machines.averaging.contributed or self._contributed_to == base.block
+        return not (done or waiting or self._left_at)
+
+    async def _enter_or_leave(self) -> None:
+        averaging, inbox = self.machines.averaging, self.machines.to_averaging
+        member = self.tip.member(self.me)
+        if self.rounds_max is not None and member and member.rounds >= self.rounds_max:
+            self.leaving = True
+        if self.leaving:
+            if self._left_at is None:
+                self._left_at = trio.current_time()
+                await inbox.post(averaging.leave)
+        elif member is None:
+            await inbox.post(averaging.join)
+
+    def _over(self) -> bool:
+        """The run has its last final block, or we asked to go and are out (or nobody is left)."""
+        if self.machines.averaging.finished and self.state.level:
+            return True
+        if self._left_at is None:
+            return False
+        alone = self.tip.member(self.me) is None or len(self.tip.roster) == 1
+        return alone or trio.current_time() > self._left_at + LEAVE_S_MAX
+
+    async def _abandon(self) -> None:
+        with suppress(ComputeDied):  # train() is told the same, and the spine recovers there
+            await self.state.compute.cancel()
+
+    async def _recover(self, error: ComputeDied) -> None:
+        """The compute process died: say so, start another; at most this round is lost."""
+        self._deaths += 1
+        if self._deaths > COMPUTE_RESTARTS_MAX:
+            raise DeviceError(
+                f"the compute process died {self._deaths} times, the last time so: {error}\n"
+                "The OpenCL driver is at fault, or memory is short: try --device pocl --threads 1"
+            ) from error
+        self.machines.telemetry.report("warning", text=f"{error}; starting it again")
+        self._contributed_to = None
+        try:
+            await self.state.restart()
+        except ComputeDied as again:
+            await self._recover(again)
+        else:
+            await self.machines.reduce_again()

@@ -1,0 +1,215 @@
+"""From an opened device to the last block: restore, catch up, train, say good-bye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import floor
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2ptrain.config import Recipe
+from p2ptrain.data.manifest import Manifest
+from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.compute import Compute
+from p2ptrain.node.ledger import Ledger
+from p2ptrain.node.machines import Machines
+from p2ptrain.node.reporting import Reporter, Summary
+from p2ptrain.node.round import Rounds
+from p2ptrain.node.votes import Votes
+from p2ptrain.store.checkpoint import CheckpointStore
+from p2ptrain.store.transcript import Transcript
+from p2ptrain.swarm.averaging import Averaging
+from p2ptrain.swarm.catchup import CatchUp
+from p2ptrain.swarm.certificates import Rules
+from p2ptrain.swarm.chain import Context, Settings, genesis
+from p2ptrain.swarm.history import History, Link
+from p2ptrain.swarm.inputs import AveragingConfig
+from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.statesync import Shapes, StateSync
+from p2ptrain.wire.digest import ZERO_DIGEST, digest
+from p2ptrain.wire.envelope import Ed25519Signer, Ed25519Verifier, swarm_digest
+from p2ptrain.wire.limits import REVEALS_MAX, REVEALS_SPARE, STATE_PIECE_BYTES
+from p2ptrain.wire.messages import Goodbye
+from p2ptrain.wire.peer_id import PeerId
+
+if TYPE_CHECKING:
+    from p2ptrain.node.node import JoinOptions, Node
+
+CATCH_UP_S_MAX = 5.0  # how long to look for a better chain before our own rounds begin
+LINGER_S = 3.0  # after the last block: others may have missed its certificate
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What signs, and what it signs for."""
+
+    config: AveragingConfig
+    reveals: Reveals
+
+
+async def run_rounds(
+    node: Node, recipe: Recipe, manifest: Manifest, compute: Compute, options: JoinOptions
+) -> Summary:
+    """Train until the run is over or the node is stopped, and sum up.
+
+    Raises StoreError, DeviceError.
+    """
+    identity = _identity(node, recipe, compute)
+    founding = await _genesis(recipe, identity.config, compute)
+    with _open_ledger(node, recipe, founding, identity.config.settings) as ledger:
+        state = await _restore(node, ledger, compute)
+        reporter = Reporter(
+            node.identity.peer_id, recipe.swarm_id, node.peers, node.telemetry, state
+        )
+        async with trio.open_nursery() as nursery:
+            machines = _machines(nursery, node, recipe, identity, state)
+            rounds = Rounds(
+                me=node.identity.peer_id,
+                recipe=recipe,
+                machines=machines,
+                sample_count=manifest.records("train"),
+                rounds_max=options.rounds_max,
+                first_peers=options.first_peers,
+                leaving=node.stopping,
+            )
+            _connect(node, machines, rounds, reporter, ledger)
+            nursery.start_soon(reporter.report_waits, machines.averaging)
+            await _catch_up(node, machines, recipe)
+            machines.start_averaging()
+            node.telemetry.report("phase", phase="training")
+            await rounds.run()
+            summary = await reporter.summary(finished=machines.averaging.finished)
+            await _say_goodbye(node, finished=summary.finished)
+            nursery.cancel_scope.cancel()
+    node.telemetry.report("done", **summary.values)
+    return summary
+
+
+def settings_of(recipe: Recipe, shard_bytes: tuple[int, ...]) -> Settings:
+    """What the averaging machine must know of a recipe."""
+    return Settings(
+        codec={"int4": 4, "int8": 8}[recipe.averaging.codec],
+        shard_bytes=shard_bytes,
+        rounds=recipe.rounds,
+        weight_max=recipe.inner.batch * recipe.inner.local_steps,
+        norm_max2=floor(recipe.averaging.norm_max**2 * 2.0**64),
+        voter_after=recipe.averaging.voter_after,
+    )
+
+
+def _identity(node: Node, recipe: Recipe, compute: Compute) -> _Identity:
+    assert compute.opened is not None
+    private_key = node.identity.private_key
+    swarm = swarm_digest(recipe.swarm_id)
+    # From the key, so that a restart finds the same chain; secret, since the key is.
+    seed = digest("reveal seed", private_key, swarm)
+    return _Identity(
+        AveragingConfig(
+            me=node.identity.peer_id,
+            swarm=swarm,
+            signer=Ed25519Signer(private_key),
+            verifier=Ed25519Verifier(),
+            settings=settings_of(recipe, compute.opened.shard_bytes),
+        ),
+        Reveals(seed, min(recipe.rounds + REVEALS_SPARE, REVEALS_MAX)),
+    )
+
+
+async def _genesis(recipe: Recipe, config: AveragingConfig, compute: Compute) -> Context:
+    """The founding block: its state is computed here and must be everyone's."""
+    founder = PeerId(recipe.founder.key)
+    block = genesis(config.swarm, founder, ZERO_DIGEST).block
+    return genesis(config.swarm, founder, await compute.initial(block))
+
+
+@contextmanager
+def _open_ledger(
+    node: Node, recipe: Recipe, founding: Context, settings: Settings
+) -> Iterator[Ledger]:
+    folder = node.config.swarm_path(recipe.swarm_id)
+    with Transcript(folder / "transcript.sqlite") as transcript:
+        checkpoints = CheckpointStore(folder / "checkpoints")
+        yield Ledger(History(founding), settings, transcript, checkpoints)
+
+
+async def _restore(node: Node, ledger: Ledger, compute: Compute) -> AppliedState:
+    """The state that an earlier run of this peer left, else the founding one."""
+    restored = ledger.restore()
+    block = ledger.history.tip.block
+    state = AppliedState(node.identity.peer_id, compute, ledger, block, lambda link: None)
+    state.held |= {block, ledger.history.genesis.block}
+    if restored is not None:
+        for warning in restored.warnings:
+            node.telemetry.report("warning", text=warning)
+        await compute.load_state(block, restored.state)
+        node.telemetry.report("resumed", round=ledger.history.tip.rounds)
+    return state
+
+
+def _machines(
+    nursery: trio.Nursery, node: Node, recipe: Recipe, identity: _Identity, state: AppliedState
+) -> Machines:
+    opened, config = state.compute.opened, identity.config
+    assert opened is not None
+    history = state.history
+    votes = Votes(node.config.swarm_path(recipe.swarm_id))
+    record, own = votes.load()
+    pieces = -(-opened.state_bytes // STATE_PIECE_BYTES)
+    return Machines(
+        nursery=nursery,
+        peers=node.peers,
+        telemetry=node.telemetry,
+        state=state,
+        votes=votes,
+        averaging=Averaging(
+            config, history.tip, history.certificate, identity.reveals, record, own
+        ),
+        catchup=CatchUp(config.me, Rules(config.swarm, config.verifier, config.settings), history),
+        statesync=StateSync(
+            history, state.block, state.held, Shapes(pieces, len(opened.shard_bytes))
+        ),
+        on_chain=lambda: None,
+    )
+
+
+def _connect(
+    node: Node, machines: Machines, rounds: Rounds, reporter: Reporter, ledger: Ledger
+) -> None:
+    """Tie the parts to one another and to the network."""
+
+    def applied(link: Link) -> None:
+        reporter.count(link)
+        rounds.applied.append(link)
+        rounds.notice()
+
+    rounds.report = reporter.report
+    machines.state.on_apply = applied
+    machines.on_chain = rounds.notice
+    node.machines = machines
+    node.rounds = rounds
+    node.server.ledger = ledger
+
+
+async def _catch_up(node: Node, machines: Machines, recipe: Recipe) -> None:
+    """Find the chain that the others are on; a founder or a lone restart goes on with its own."""
+    machines.start()
+    node.telemetry.report("phase", phase="catching up")
+    is_joiner = machines.state.history.height == 0 and recipe.founder.key != node.identity.peer_id
+    while not node.stopping:
+        with trio.move_on_after(CATCH_UP_S_MAX):
+            await node.peers.wait_for_somebody()
+            await machines.caught_up.wait()
+        # Someone who has nothing of his own waits for a peer; others know enough to go on.
+        if machines.caught_up.is_set() or not is_joiner:
+            return
+
+
+async def _say_goodbye(node: Node, *, finished: bool) -> None:
+    """Stay a moment for those who missed the last certificate, and tell everyone."""
+    if finished and node.peers.connected:
+        await trio.sleep(LINGER_S)
+    why = "the run is over" if finished else "this peer leaves"
+    node.peers.broadcast(Goodbye(why))
