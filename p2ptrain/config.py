@@ -31,12 +31,19 @@ from p2ptrain.wire.limits import (
     SHARD_VALUES_MAX,
     SHARDS_MAX,
 )
+from p2ptrain.wire.peer_id import public_key_of
 
 # Any change of a summation order, a constant or a codec that changes bits counts this up; peers
 # of another number could never agree with us and are refused (DESIGN section 5).
 ARITHMETIC = 1
 
 Width = Annotated[int, Field(ge=1, le=LAYER_WIDTH_MAX)]
+
+
+def _empty_or_peer_id(text: str) -> str:
+    if text:
+        public_key_of(text)
+    return text
 
 
 class Section(BaseModel):
@@ -146,9 +153,8 @@ class AdmissionSection(Section):
 class FounderSection(Section):
     """Who founded the swarm; written in when it is founded."""
 
-    key: str = Field(
+    key: Annotated[str, AfterValidator(_empty_or_peer_id)] = Field(
         default="",
-        pattern=r"^(12D3KooW[1-9A-HJ-NP-Za-km-z]{44})?$",
         description="peer id of the founder; leave it empty, founding writes it in",
     )
 

@@ -12,8 +12,10 @@ from p2ptrain.data.shipped import RECIPES, recipe_path
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.document import pack_document, unpack_document
+from p2ptrain.wire.peer_id import peer_id_of
 
 FOUNDER = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"
+OTHER = peer_id_of(bytes(32))
 DATA = cid_of(b"")
 MINIMAL = f"""
 name = "first"
@@ -149,7 +151,7 @@ def test_founding_writes_the_key_in_once() -> None:
     assert founded.swarm_id != recipe.swarm_id
     assert founded.founded_by(FOUNDER) == founded
     with pytest.raises(ConfigError, match="founded by another peer"):
-        founded.founded_by(FOUNDER[:-1] + "6")
+        founded.founded_by(OTHER)
     with pytest.raises(ConfigError, match=r"founder\.key"):
         recipe.founded_by("somebody")
 

@@ -34,6 +34,15 @@ def test_the_digits_have_the_cid_that_their_recipe_names(blocks: BlockStore) -> 
     check_fits(seeded.manifest, recipe.model.layers)
 
 
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not here")
+def test_the_fashion_recipe_names_what_debians_files_give(blocks: BlockStore) -> None:
+    seeded = seed_dataset(FASHION, blocks, licence="MIT")
+    assert seeded.cid == Recipe.from_file(recipe_path("fashion")).data.cid
+
+
 def test_seeding_twice_changes_nothing(blocks: BlockStore) -> None:
     first = seed_digits(blocks)
     used = blocks.bytes_used
