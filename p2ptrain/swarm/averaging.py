@@ -1,104 +1,374 @@
-"""The averaging machine: one peer's part in all rounds of a run, without I/O."""
+"""The averaging machine: one peer's part in all rounds of a run, without I/O, clock or vectors.
+
+Theory of operation
+===================
+
+Peers take turns to propose which contributions a round averages. Each voter reduces exactly that
+set and votes for the outcome; a quorum of equal votes is a certificate, and its block the parent of
+the next round. Contributions belong to a parent and stay valid while it does; views number the
+attempts to agree, through the whole run. The normative text is protocol/averaging.md.
+
+    contribute -> Commit to the voters -> pieces to those who have committed -> Have to the
+    proposer -> Propose -> Reduce -> Vote -> Certificate -> Apply, and the next round
+
+The machine is four floors, each a module: standing.py is what a peer holds and has promised,
+deciding.py the rules that say what to do next, receiving.py what comes in, and this one its
+interface. A shell calls start once, then receive, expire (at `deadline`) and the local inputs, and
+carries out the effects in their order. Any message may be lost, repeated, late or early; what may
+be a race is ignored without a word, and only what no honest peer would send raises
+RemoteProtocolError, with its rule:
+
+    1.1  a statement that only a member may make
+    2.1  base state   2.2  codec   2.3  shards   2.4  weight   2.5  reveal   2.6  second commit (*)
+    3.1  a piece without its Commit (asked for)   3.2  proof   3.3  malformed   3.4  norm
+    3.5  size
+    5.1  not the proposer's turn   5.2  timeouts   5.3  parent or view   5.4  list to be repeated
+    5.5  entries   5.6  joins and leaves   5.7  a second proposal in one view   5.8  kind
+    6.1  second vote in one view (*)   6.2  view of a vote
+    7.1  too few ballots   7.2  ballot signature   7.3  not a voter   7.4  view, root or state
+    8.1  view of a Timeout   8.2  its certificate is not the one it names
+
+(*) told by a Proof effect rather than an error: two statements of one signer prove it to anyone.
+Signatures raise "envelope 3.1". When receive raises, nothing has changed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import inf
 
-from p2ptrain.swarm.chain import Context
-from p2ptrain.swarm.effects import CommitRecord, Effect, VoteRecord
-from p2ptrain.swarm.inputs import AveragingConfig, Contribution, Wait
-from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
+from p2ptrain.swarm.chain import Context, proposer, quorum
+from p2ptrain.swarm.effects import CommitRecord, Effect, Persist
+from p2ptrain.swarm.inputs import Contribution, Wait
+from p2ptrain.swarm.receiving import Receiving
 from p2ptrain.wire.digest import Digest
-from p2ptrain.wire.messages import Certificate, Message, Norm2, Piece
+from p2ptrain.wire.envelope import sign_statement
+from p2ptrain.wire.messages import (
+    ROUND,
+    Certificate,
+    Commit,
+    GetVotes,
+    GiveUp,
+    Message,
+    Norm2,
+    Piece,
+    Statement,
+)
 from p2ptrain.wire.peer_id import PeerId
+from p2ptrain.wire.shards import merkle_root
 
 
-class Averaging:
-    """Drive it: start, then receive, expire and the local inputs; carry the effects out in order.
+class Averaging(Receiving):
+    """Drive it: start, then receive, expire and the local inputs.
 
-    RemoteProtocolError from receive: nothing has changed.
+    Args:
+      config       what does not change
+      context      the chain after the newest block whose state this peer has applied
+      certificate  that block's certificate; None: the founding block
+      reveals      this peer's hash chain
+      record       what it last wrote about its votes, after a restart
+      own          its contribution to that block, if it had made one
     """
 
-    def __init__(
-        self,
-        config: AveragingConfig,
-        context: Context,
-        certificate: Certificate | None,
-        reveals: Reveals,
-        record: VoteRecord | None,
-        own: CommitRecord | None,
-    ) -> None:
-        """Begin at a block.
-
-        context      the chain after the newest block whose state this peer has applied
-        certificate  that block's certificate; None: the founding block
-        reveals      this peer's hash chain
-        record       what it last wrote about its votes, after a restart
-        own          its contribution to the block, if it had made one
-        """
-        raise NotImplementedError
-
     # --- what can be read ---------------------------------------------------------------------
-    deadline: float = inf  # properties in truth
-    view: int
-    context: Context  # the newest block adopted
-    certificate: Certificate | None  # and its certificate
-    contributed: bool  # whether a contribution to context.block stands: no need to train for it
-    finished: bool  # settings.rounds are certified and final
-    quorum_lost: bool  # fewer than q voters were heard for branch_s: the living may branch
-    phase: str  # "outside" | "training" | "contributions" | "reducing" | "votes" | "finished"
-    waits: tuple[Wait, ...]
+    @property
+    def view(self) -> int:
+        """The view that this peer is in."""
+        return self._views.view
+
+    @property
+    def quorum_lost(self) -> bool:
+        """Whether fewer than a quorum of voters were heard for T_branch."""
+        return self._quorum_lost(self._now)
+
+    @property
+    def contributed(self) -> bool:
+        """Whether a contribution of ours to context.block stands."""
+        return self._exchange.own is not None
+
+    @property
+    def may_contribute(self) -> bool:
+        """Whether local work on context.block would be taken."""
+        rounds_left = self.context.rounds < self.config.settings.rounds
+        inside = self.context.member(self.config.me) is not None
+        return inside and rounds_left and self.context.block not in self._committed
+
+    @property
+    def phase(self) -> str:
+        """What the machine is about, in one word for people."""
+        if self.finished:
+            return "finished"
+        if self.context.member(self.config.me) is None:
+            return "outside"
+        if self._lost:
+            return "alone"
+        if self._votes.of(self.config.me, self._views.view) is not None:
+            return "votes"
+        if self._proposal is not None:
+            return "reducing"
+        return "contributions" if self.contributed or self._closing else "training"
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """What the machine waits for, and until when; empty: for the local work, or nothing."""
+        since, limit = self._views.entered_at, self._views.deadline - self._views.entered_at
+        return tuple(Wait(what, since, limit) for what in self._waits())
+
+    def _waits(self) -> list[str]:
+        view = self._views.view
+        turn = proposer(self.context, view)
+        match self.phase:
+            case "votes":
+                return [f"votes: {self._votes.count(view)} of {quorum(len(self._voters))}"]
+            case "reducing" if self._proposal is not None:
+                lacking = self._exchange.lacking(self._proposal.proposal.block)
+                return [f"contribution of {peer}" for peer in lacking] or ["reduction"]
+            case "contributions":
+                held = self._exchange.held
+                late = [m.peer for m in self.context.roster if held.first_of(m.peer) is None]
+                return [f"commit of {peer}" for peer in late] or [f"proposal of {turn}"]
+            case "outside" if self._admissions.wish.join:
+                return ["admission to the roster"]
+            case "alone":
+                return [f"a quorum: {quorum(len(self._voters))} of {len(self._voters)} voters"]
+            case _:
+                return []
 
     # --- the machine --------------------------------------------------------------------------
     def start(self, now: float) -> list[Effect]:
         """Begin; after a restart this sends our contribution again."""
-        raise NotImplementedError
+        self._now = now
+        self._views.entered_at = now
+        self._presence.woke(now)
+        self._presence.follow((m.peer for m in self.context.roster), now)
+        self._next_retry = now + self._views.retry
+        if self._closing or self._views.view > self.context.view + 1:
+            self._views.arm(now + self._views.limit)
+        effects: list[Effect] = []
+        own = self._own_record
+        if own is not None and isinstance(own.signed.statement, Commit):
+            parent = own.signed.statement.parent
+            self._committed.append(parent)
+            if parent == self.context.block and own.shards and self.context.member(self.config.me):
+                effects += self._offer(now, own)
+        return effects + self._settle(now)
 
     def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
-        """Take one message; those that are not ours to judge (catch-up) are ignored."""
-        raise NotImplementedError
+        """Take one message; those that are not this machine's business are ignored."""
+        effects = self._woken(now)
+        self._now = now
+        effects += self._take(now, sender, message)
+        self._presence.heard(sender, now)
+        return effects + self._settle(now)
 
     def expire(self, now: float) -> list[Effect]:
         """The deadline has come."""
-        raise NotImplementedError
+        woken = self._woken(now)
+        self._now = now
+        if woken:
+            return woken
+        effects: list[Effect] = []
+        if now >= self._views.deadline:
+            effects += self._view_failed(now)
+        if now >= self._next_retry:
+            effects += self._retry(now)
+        return effects + self._settle(now)
+
+    @property
+    def deadline(self) -> float:
+        """When expire must be called next, seconds on the caller's clock; inf: never."""
+        times = [self._views.deadline, self._next_retry]
+        if self._grace_at is not None and self._proposal is None:
+            times.append(self._grace_at)
+        if self._is_voter and not self.finished:
+            times.append(self._presence.lost_at(self._voters))
+        return min((t for t in times if t > self._now), default=inf)
+
+    def _woken(self, now: float) -> list[Effect]:
+        """If we stood still, ask what happened before saying anything."""
+        if now - self.deadline <= self.config.timing.late_s:
+            return []
+        self._presence.woke(now)
+        self._lost = False
+        if self._views.deadline < inf:
+            self._views.deadline = now + self._views.limit
+        self._next_retry = now + self._views.retry
+        return self._send(self._others(self.context), GetVotes(self.context.block))
+
+    # --- deadlines ----------------------------------------------------------------------------
+    def _view_failed(self, now: float) -> list[Effect]:
+        self._views.fail(now)
+        if not self._is_voter or self.finished:
+            return []
+        if self._lost:
+            return self._walk_on(now, self._views.view)
+        return self._give_up(self._views.target(self._other_voters()))
+
+    def _retry(self, now: float) -> list[Effect]:
+        """Send again what may have been lost, and ask for what is missing."""
+        self._next_retry = now + self._views.retry
+        effects = self._admissions.ask(self.context, self._connected or ())
+        if self.finished:
+            return effects
+        exchange, pending = self._exchange, self._proposal
+        effects += exchange.fetch_partial()
+        if self._views.deadline == inf:  # nobody has begun on this block
+            return effects
+        effects += exchange.announce()
+        if pending is not None and pending.proposal.block.kind == ROUND and self._is_voter:
+            effects += exchange.fetch(pending.proposal.block, pending.message.signed.signer)
+        if self._is_voter:
+            effects += self._repeat_ourselves()
+        return effects + self._send(self._other_voters(), GetVotes(self.context.block))
+
+    def _repeat_ourselves(self) -> list[Effect]:
+        """Our Have, proposal, vote and Timeout again, to the voters that may lack them."""
+        views, me, effects = self._views, self.config.me, list[Effect]()
+        if self._proposal is None:
+            self._exchange.forget_told()
+            effects += self._exchange.tell(proposer(self.context, views.view), patient=False)
+        silent = [p for p in self._other_voters() if self._votes.of(p, views.view) is None]
+        for pending in (self._proposal, self._branch):
+            if pending is not None and pending.message.signed.signer == me:
+                effects += self._send(silent, pending.message)
+        vote = self._votes.of(me, views.view)
+        if vote is not None:
+            effects += self._send(self._other_voters(), Statement(vote))
+        newest = max(views.gave_up, views.view - 1)
+        if views.timeouts(newest, (me,)):
+            effects += self._send(self._other_voters(), self._timeout_again(newest))
+        return effects
+
+    def _timeout_again(self, view: int) -> GiveUp:
+        (signed,) = self._views.timeouts(view, (self.config.me,))
+        return GiveUp(signed, self.certificate)
 
     # --- local inputs -------------------------------------------------------------------------
     def contribute(self, now: float, contribution: Contribution) -> list[Effect]:
-        """Our local work on context.block is done. Ignored if one stands or we are no member."""
-        raise NotImplementedError
+        """Our local work on context.block is done; ignored if there is no place for it.
+
+        That is: one stands already, or was made before a switch of branches; we are no member; our
+        hash chain is used up; the rounds are done.
+        """
+        self._now = now
+        member = self.context.member(self.config.me)
+        if member is None or not self.may_contribute:
+            return []
+        reveal = self._reveals.preimage(member.anchor)
+        if reveal is None:
+            return []
+        commit = Commit(
+            parent=self.context.block,
+            base_state=self.context.state,
+            data=contribution.data,
+            codec=self.config.settings.codec,
+            weight=contribution.weight,
+            root=merkle_root(contribution.shards),
+            norms2=contribution.norms2,
+            reveal=reveal,
+            local_steps=contribution.local_steps,
+        )
+        record = CommitRecord(
+            sign_statement(self.config.signer, self.config.swarm, commit), contribution.shards
+        )
+        self._committed.append(commit.parent)
+        return [Persist(record), *self._offer(now, record), *self._settle(now)]
+
+    def _offer(self, now: float, record: CommitRecord) -> list[Effect]:
+        self._views.arm(now + self._patience())
+        self._next_retry = now + self._views.retry
+        return self._exchange.offer(record)
+
+    def _patience(self) -> float:
+        """The view's limit; a short one if the proposer is known to be gone."""
+        turn = proposer(self.context, self._views.view)
+        gone = self._connected is not None and turn not in self._connected
+        if gone and turn != self.config.me:
+            return max(self.config.timing.view_min_s, self._views.limit / 4)
+        return self._views.limit
 
     def piece_checked(
         self, now: float, sender: PeerId, piece: Piece, norm2: Norm2 | None
     ) -> list[Effect]:
-        """The answer to CheckPiece. Raises RemoteProtocolError(contributor, 3.3 or 3.4)."""
-        raise NotImplementedError
+        """The answer to CheckPiece.
+
+        Raises RemoteProtocolError against the contributor, who signed the root over these bytes:
+        malformed or not finite (3.3), or another norm than declared (3.4). Its contribution is void
+        then: that alone is remembered.
+        """
+        self._now = now
+        held = next(
+            (
+                h
+                for h in self._exchange.held.all_of(piece.contributor)
+                if piece.shard in h.checking and h.proofs[piece.shard] == piece.proof
+            ),
+            None,
+        )
+        if held is None or piece.parent != self.context.block:  # the block has changed meanwhile
+            return []
+        held.checking.discard(piece.shard)
+        if norm2 != held.commit.norms2[piece.shard]:
+            held.bad = True
+            rule = "averaging 3.3" if norm2 is None else "averaging 3.4"
+            raise RemoteProtocolError(piece.contributor, rule, f"shard {piece.shard} of {sender}")
+        held.shards[piece.shard] = piece.data
+        return self._settle(now)
 
     def reduced(self, now: float, block: Digest, root: Digest, state: Digest) -> list[Effect]:
         """The answer to Reduce: Merkle root of the reduced shards, digest of the state after."""
-        raise NotImplementedError
+        self._now = now
+        if block not in self._reducing:  # the block has changed meanwhile
+            return []
+        self._reducing.discard(block)
+        self._results[block] = (root, state)
+        return self._settle(now)
 
     def adopt(
         self, now: float, context: Context, certificates: Sequence[Certificate]
     ) -> list[Effect]:
-        """Catch-up applied another block; certificates: after the common ancestor, oldest first.
+        """Catch-up has applied another block; certificates: those after the common ancestor.
 
-        The last one is the context's; it must be there unless context is the founding block.
+        Oldest first; the last is the context's own, and there is one unless the context is the
+        founding block's.
         """
-        raise NotImplementedError
+        self._now = now
+        if context.block == self.context.block:
+            return []
+        if not certificates and context.height > 0:
+            raise LocalProtocolError("adopt needs the certificate of the block")
+        newest = certificates[-1] if certificates else None
+        return [*self._rebase(now, context, newest), *self._settle(now)]
 
-    def join(self, now: float) -> list[Effect]:
-        """Ask to enter the roster, again and again until we are in it."""
-        raise NotImplementedError
+    def join(self, now: float, local_steps: int = 1) -> list[Effect]:
+        """Ask to enter the roster until we are in it, and again whenever we fall out of it."""
+        self._admissions.wish.join, self._admissions.wish.leave = True, False
+        self._admissions.wish.local_steps = local_steps
+        return self._ask(now)
 
     def leave(self, now: float) -> list[Effect]:
-        """Ask to be let go, again and again until we are out."""
-        raise NotImplementedError
+        """Ask to be let go until we are out."""
+        self._admissions.wish.join, self._admissions.wish.leave = False, True
+        return self._ask(now)
+
+    def _ask(self, now: float) -> list[Effect]:
+        self._now = now
+        self._next_retry = min(self._next_retry, now + self._views.retry)
+        return [*self._admissions.ask(self.context, self._connected or ()), *self._settle(now)]
 
     def peers(self, now: float, connected: Collection[PeerId]) -> list[Effect]:
-        """Who is connected now: whom Join goes to, and whom nobody need wait for."""
-        raise NotImplementedError
+        """Who is connected now: whom a Join goes to, and whom nobody need wait for."""
+        self._now = now
+        new = set(connected) - (self._connected or set())
+        self._connected = frozenset(connected)
+        if self._views.deadline < inf:
+            self._views.arm(now + self._patience())
+        asked = self._admissions.ask(self.context, sorted(new)) if new else []
+        return asked + self._settle(now)
 
     def heard(self, now: float, peer: PeerId) -> list[Effect]:
-        """A sign of life that is no message, such as a ping: call it every 2 s at least."""
-        raise NotImplementedError
+        """A sign of life that is no message, such as a ping: told every 2 s at least."""
+        self._now = now
+        self._presence.heard(peer, now)
+        return self._settle(now)

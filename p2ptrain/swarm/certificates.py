@@ -22,8 +22,8 @@ from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.chain import (
     Context,
     Settings,
+    electorate,
     next_roster,
-    quorum,
     reveal_follows,
     vote_of,
     voters,
@@ -124,15 +124,6 @@ def _ascending(peers: Sequence[PeerId]) -> bool:
     return all(a < b for a, b in pairwise(peers))
 
 
-def electorate(context: Context, block: Block) -> tuple[frozenset[PeerId], int]:
-    """Whose votes count for a block, and how many certify it: a quorum, or all of the living."""
-    peers = frozenset(voters(context))
-    if block.kind == BRANCH:
-        peers &= frozenset(block.living)
-        return peers, len(peers)
-    return peers, quorum(len(peers))
-
-
 def verify_certificate(
     rules: Rules, context: Context, certificate: Certificate, sender: PeerId
 ) -> None:
@@ -144,14 +135,22 @@ def verify_certificate(
     still = certificate.state == context.state and certificate.reduced == ZERO_DIGEST
     if block.kind != ROUND and not still:
         raise RemoteProtocolError(sender, "averaging 7.4", "only a ROUND block changes the state")
-    check_ballots(rules, context, certificate, sender)
+    check_ballots(rules, electorate(context, block), certificate, sender)
 
 
-def check_ballots(rules: Rules, context: Context, certificate: Certificate, sender: PeerId) -> None:
-    """Check that enough voters signed, each once."""
-    entitled, needed = electorate(context, certificate.block)
+def check_ballots(
+    rules: Rules,
+    electorate: tuple[tuple[PeerId, ...], int],
+    certificate: Certificate,
+    sender: PeerId,
+) -> None:
+    """Check that enough of those entitled signed, each once.
+
+    electorate  who is entitled and how many are needed: chain.electorate of the block
+    """
+    entitled, needed = electorate
     names = [ballot.voter for ballot in certificate.ballots]
-    if not _ascending(names) or not entitled.issuperset(names):
+    if not _ascending(names) or not set(names) <= set(entitled):
         raise RemoteProtocolError(sender, "averaging 7.3", "ballots: not voters in order")
     if len(names) < needed:
         raise RemoteProtocolError(sender, "averaging 7.1", f"{len(names)} of {needed} ballots")

@@ -23,7 +23,7 @@ from p2ptrain.swarm.weights import limit2_of_round
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import JOIN_AGE_BLOCKS_MAX, LIMIT_ROUNDS
-from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Join, Vote
+from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Join, Norm2, Vote
 from p2ptrain.wire.peer_id import PeerId
 
 ABSENT_BLOCKS_MAX = 2  # consecutive ROUND blocks without a contribution, and a member is out
@@ -86,6 +86,8 @@ class Context:
     branch_depth  BRANCH blocks since the founding block
     recent        digests of the last JOIN_AGE_BLOCKS_MAX blocks, this one last
     unfinal       digests of the blocks up to this one that are not final yet, oldest first
+    electors      who was entitled to certify this block, sorted; none: the founding block
+    needed        how many of them it took
     """
 
     block: Digest
@@ -96,15 +98,21 @@ class Context:
     state: Digest
     beacon: Digest
     roster: tuple[Member, ...]
-    limits: tuple[int, ...]
+    limits: tuple[Norm2, ...]
     kind: int
     branch_depth: int
     recent: tuple[Digest, ...]
     unfinal: tuple[Digest, ...]
+    electors: tuple[PeerId, ...]
+    needed: int
 
     def member(self, peer: PeerId) -> Member | None:
         """The member of that name, if there is one."""
         return next((m for m in self.roster if m.peer == peer), None)
+
+    def at_view(self, view: int) -> Context:
+        """The same block, certified in another view."""
+        return replace(self, view=view)
 
 
 def genesis(swarm: Digest, founder: PeerId, state: Digest) -> Context:
@@ -128,6 +136,8 @@ def genesis(swarm: Digest, founder: PeerId, state: Digest) -> Context:
         branch_depth=0,
         recent=(block,),
         unfinal=(),
+        electors=(),
+        needed=0,
     )
 
 
@@ -161,6 +171,15 @@ def reducers_of(context: Context, shard: int) -> tuple[PeerId, ...]:
     """Who reduces a shard: every voter (k = M); a draw by the beacon where k < M."""
     del shard  # all shards alike while k = M
     return voters(context)
+
+
+def electorate(context: Context, block: Block) -> tuple[tuple[PeerId, ...], int]:
+    """Whose votes count for a child, and how many certify it: a quorum, or all of the living."""
+    peers = voters(context)
+    if block.kind == BRANCH:
+        peers = tuple(p for p in peers if p in block.living)
+        return peers, len(peers)
+    return peers, quorum(len(peers))
 
 
 # --- what follows from a block ---------------------------------------------------------------
@@ -229,8 +248,9 @@ def advance(context: Context, certificate: Certificate, settings: Settings) -> C
     limits = context.limits
     if block.kind == ROUND:
         limit2 = limit2_of_round([e.norm2 for e in block.entries], limits, settings.norm_max2)
-        limits = (*limits, limit2)[-LIMIT_ROUNDS:]
+        limits = (*limits, Norm2(limit2))[-LIMIT_ROUNDS:]
     done = finals(context, certificate)
+    electors, needed = electorate(context, block)
     return Context(
         block=name,
         parent=block.parent,
@@ -245,6 +265,8 @@ def advance(context: Context, certificate: Certificate, settings: Settings) -> C
         branch_depth=context.branch_depth + (block.kind == BRANCH),
         recent=(*context.recent, name)[-JOIN_AGE_BLOCKS_MAX:],
         unfinal=(name,) if done else (*context.unfinal, name),
+        electors=electors,
+        needed=needed,
     )
 
 

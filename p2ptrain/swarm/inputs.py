@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from p2ptrain.swarm.certificates import Rules
 from p2ptrain.swarm.chain import Settings
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import Signer, Verifier
@@ -55,6 +56,11 @@ class AveragingConfig:
     verifier: Verifier
     settings: Settings
     timing: Timing = Timing()
+
+    @property
+    def rules(self) -> Rules:
+        """The part that checks need."""
+        return Rules(self.swarm, self.verifier, self.settings)
 
 
 @dataclass(frozen=True, slots=True)

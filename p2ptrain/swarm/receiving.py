@@ -1,0 +1,349 @@
+"""What comes in: each kind of message is checked whole, and only then changes anything.
+
+A message about another block than ours is no fault. If it is about an older one, its sender lacks
+our certificate and gets it; if it is about one that we do not know, we ask the sender. The numbers
+in errors are those of averaging.py's table.
+"""
+
+from __future__ import annotations
+
+from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.swarm.branches import may_follow
+from p2ptrain.swarm.certificates import check_ballots, check_wish, verify_certificate
+from p2ptrain.swarm.chain import Context, advance, voters
+from p2ptrain.swarm.deciding import Deciding
+from p2ptrain.swarm.effects import Behind, Effect, Proof, Send
+from p2ptrain.swarm.proposals import check_proposal
+from p2ptrain.wire.codec import block_digest
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.envelope import check_signed
+from p2ptrain.wire.limits import VIEW_MAX
+from p2ptrain.wire.messages import (
+    BRANCH,
+    ROUND,
+    Certificate,
+    Certified,
+    Commit,
+    GetContribution,
+    GetVotes,
+    GiveUp,
+    Have,
+    Join,
+    Leave,
+    Message,
+    Piece,
+    Proposal,
+    Propose,
+    Signed,
+    Statement,
+    Timeout,
+    Vote,
+)
+from p2ptrain.wire.peer_id import PeerId
+
+
+class Receiving(Deciding):
+    """How the averaging machine takes messages."""
+
+    def _take(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
+        match message:
+            case Statement(signed):
+                return self._take_statement(now, sender, signed)
+            case Piece() | GetContribution():
+                return self._take_piece(now, sender, message)
+            case Propose():
+                return self._take_proposal(now, sender, message)
+            case GiveUp():
+                return self._take_timeout(now, sender, message)
+            case Certified(certificate):
+                return self._take_certificate(now, sender, certificate)
+            case GetVotes(parent):
+                return self._answer_votes(now, sender, parent)
+            case _:
+                return []
+
+    def _elsewhere(self, now: float, sender: PeerId, parent: Digest) -> list[Effect]:
+        """A message about another block than ours: one of us lacks a certificate."""
+        if parent in self.context.recent:
+            return self._help(now, sender)
+        return self._seek(now, sender)
+
+    def _check_signed(self, signed: Signed, sender: PeerId) -> None:
+        check_signed(self.config.verifier, self.config.swarm, signed, sender)
+
+    def _take_statement(self, now: float, sender: PeerId, signed: Signed) -> list[Effect]:
+        match signed.statement:
+            case Commit() as commit:
+                return self._take_commit(now, sender, signed, commit)
+            case Have() as have:
+                return self._take_have(now, sender, signed, have)
+            case Vote() as vote:
+                return self._take_vote(now, sender, signed, vote)
+            case Join() | Leave() as wish:
+                return self._take_wish(now, sender, signed, wish.tip)
+            case Proposal() | Timeout():
+                rule = "a Proposal or Timeout travels in a Propose or GiveUp"
+                raise RemoteProtocolError(sender, "averaging 1.1", rule)
+
+    # --- contributions ------------------------------------------------------------------------
+    def _take_commit(
+        self, now: float, sender: PeerId, signed: Signed, commit: Commit
+    ) -> list[Effect]:
+        if commit.parent != self.context.block:
+            if self.context.member(signed.signer) and commit.parent not in self.context.recent:
+                self._check_signed(signed, sender)
+                self._keep_early(signed)
+            return self._elsewhere(now, sender, commit.parent)
+        if self.context.member(signed.signer) is None:
+            return []
+        effects = self._exchange.commit(sender, signed, self._wanted())
+        self._evidence(now)
+        return effects
+
+    def _wanted(self) -> frozenset[Digest]:
+        """Digests of the commits that proposals name."""
+        entries = (e for block in self._blocks.values() for e in block.entries)
+        return frozenset(e.commit for e in entries)
+
+    def _evidence(self, now: float) -> None:
+        """Others are at work on this block: give up in time, though we have not contributed."""
+        self._views.arm(now + 2 * self._views.limit)
+
+    def _take_piece(
+        self, now: float, sender: PeerId, message: Piece | GetContribution
+    ) -> list[Effect]:
+        if self.context.member(sender) is None:
+            return []
+        if message.parent != self.context.block:
+            return self._elsewhere(now, sender, message.parent)
+        if isinstance(message, GetContribution):
+            return self._exchange.answer(sender, message)
+        if not self._is_voter or self.context.member(message.contributor) is None:
+            return []
+        return self._exchange.piece(sender, message)
+
+    def _take_have(self, now: float, sender: PeerId, signed: Signed, have: Have) -> list[Effect]:
+        if have.parent != self.context.block:
+            return self._elsewhere(now, sender, have.parent)
+        if signed.signer not in self._voters or signed.signer == self.config.me:
+            return []
+        self._check_signed(signed, sender)
+        self._exchange.have(signed.signer, have)
+        self._evidence(now)
+        return []
+
+    # --- certificates -------------------------------------------------------------------------
+    def _take_certificate(
+        self, now: float, sender: PeerId, certificate: Certificate
+    ) -> list[Effect]:
+        """Adopt a child of our block at once, whatever we are doing."""
+        match self._place(certificate):
+            case "older":
+                return self._help(now, sender)
+            case "unknown":
+                return self._behind(now, sender, certificate)
+            case "same":
+                if certificate.view <= self.context.view:
+                    return []
+                self._check_again(certificate, sender)
+                self._recertified(certificate)
+                return []
+            case _:
+                context = self._verified(certificate, sender)
+                if not self._follows(now, certificate):
+                    return self._left_behind(certificate)
+                return self._adopt(now, context, certificate)
+
+    def _behind(self, now: float, sender: PeerId, certificate: Certificate) -> list[Effect]:
+        return [Behind(sender, certificate)] if self._due(self._sought, sender, now) else []
+
+    def _check_again(self, certificate: Certificate, sender: PeerId) -> None:
+        """Our own block in a later view: only the ballots are new."""
+        context = self.context
+        still = certificate.state == context.state and certificate.view <= VIEW_MAX
+        if not still:
+            raise RemoteProtocolError(sender, "averaging 7.4", "another state for one block")
+        electorate = (context.electors, context.needed)
+        check_ballots(self.config.rules, electorate, certificate, sender)
+
+    def _verified(self, certificate: Certificate, sender: PeerId) -> Context:
+        """The context after a valid certificate for a child of our block."""
+        verify_certificate(self.config.rules, self.context, certificate, sender)
+        return advance(self.context, certificate, self.config.settings)
+
+    def _follows(self, now: float, certificate: Certificate) -> bool:
+        lost = self._quorum_lost(now)
+        return may_follow(self.context, [certificate], self.config.me, lost)
+
+    def _left_behind(self, certificate: Certificate) -> list[Effect]:
+        """A branch went off without us; those in it do not vote with us any more."""
+        self._foreign = certificate
+        self._presence.elsewhere |= frozenset(b.voter for b in certificate.ballots)
+        return []
+
+    # --- proposals ----------------------------------------------------------------------------
+    def _take_proposal(self, now: float, sender: PeerId, message: Propose) -> list[Effect]:
+        """A proposal may bring its parent's certificate, which is adopted first."""
+        proposal = message.signed.statement
+        if not isinstance(proposal, Proposal):
+            raise RemoteProtocolError(sender, "averaging 5.1", "a Propose without a Proposal")
+        context, effects = self._context_named(now, sender, message.certificate)
+        if context is None:
+            return effects
+        if proposal.block.parent != context.block:
+            return self._elsewhere(now, sender, proposal.block.parent)
+        if proposal.view <= context.view or self._is_known(message):
+            return []
+        check_proposal(self.config.rules, context, message.signed, sender)
+        late = proposal.view < max(self._views.view, context.view + 1)
+        if context.block == self.context.block and not late:
+            self._check_single(message.signed, proposal)
+        if context.block != self.context.block and message.certificate is not None:
+            effects += self._adopt(now, context, message.certificate)
+        elif context.view > self.context.view and message.certificate is not None:
+            self._recertified(message.certificate)
+        if proposal.view < self._views.view:
+            return effects
+        if proposal.view > self._views.view:
+            self._enter(now, proposal.view)
+        self._note_proposal(now, message, proposal)
+        if self._is_voter and proposal.block.kind == ROUND:
+            effects += self._fetch_unknown(message.signed.signer, proposal)
+        return effects
+
+    def _context_named(
+        self, now: float, sender: PeerId, certificate: Certificate | None
+    ) -> tuple[Context | None, list[Effect]]:
+        """The context after a certificate that a message brings along; changes nothing.
+
+        None: the message cannot be judged here, and the effects say what is done about that.
+        """
+        if certificate is None:
+            here = self.context.height == 0
+            return (self.context, []) if here else (None, self._help(now, sender))
+        match self._place(certificate):
+            case "older":
+                return None, self._help(now, sender)
+            case "unknown":
+                return None, self._behind(now, sender, certificate)
+            case "same":
+                if certificate.view <= self.context.view:
+                    return self.context, []
+                self._check_again(certificate, sender)
+                return self.context.at_view(certificate.view), []
+            case _:
+                context = self._verified(certificate, sender)
+                if self._follows(now, certificate):
+                    return context, []
+                return None, self._left_behind(certificate)
+
+    def _is_known(self, message: Propose) -> bool:
+        known = (self._proposal, self._branch)
+        return any(p is not None and p.message.signed == message.signed for p in known)
+
+    def _check_single(self, signed: Signed, proposal: Proposal) -> None:
+        """One proposal in a view (5.7); a BRANCH is apart, for it has another proposer."""
+        branch = proposal.block.kind == BRANCH
+        known = self._branch if branch else self._proposal
+        if known is None or known.proposal.view != proposal.view:
+            return
+        same_signer = known.message.signed.signer == signed.signer
+        if same_signer and known.name != block_digest(proposal.block):
+            raise RemoteProtocolError(signed.signer, "averaging 5.7", "a second proposal")
+
+    def _fetch_unknown(self, first: PeerId, proposal: Proposal) -> list[Effect]:
+        """Ask at once for what was not on its way to us; the rest may still arrive by itself."""
+        held = self._exchange.held
+        unknown = [e for e in proposal.block.entries if held.named(e.commit) is None]
+        expected = self._exchange.own is not None and not unknown
+        return [] if expected else self._exchange.fetch(proposal.block, first)
+
+    # --- votes and Timeouts -------------------------------------------------------------------
+    def _take_vote(self, now: float, sender: PeerId, signed: Signed, vote: Vote) -> list[Effect]:
+        if vote.parent != self.context.block:
+            return self._elsewhere(now, sender, vote.parent)
+        if signed.signer not in self._voters or vote.view <= self.context.view:
+            return []
+        if self._votes.has(signed):
+            return []
+        self._check_signed(signed, sender)
+        if vote.view > VIEW_MAX:
+            raise RemoteProtocolError(signed.signer, "averaging 6.2", f"view {vote.view}")
+        contradicted = self._votes.add(signed, vote)
+        if contradicted is not None:
+            return [Proof(contradicted, signed)]
+        if vote.block not in self._blocks:  # its proposal did not reach us
+            return self._seek(now, sender)
+        return []
+
+    def _take_timeout(self, now: float, sender: PeerId, message: GiveUp) -> list[Effect]:
+        timeout = message.signed.statement
+        if not isinstance(timeout, Timeout):
+            raise RemoteProtocolError(sender, "averaging 8.1", "a GiveUp without a Timeout")
+        self._check_signed(message.signed, sender)
+        if timeout.view > VIEW_MAX:
+            raise RemoteProtocolError(message.signed.signer, "averaging 8.1", "view")
+        self._check_names(sender, timeout, message.certificate)
+        effects: list[Effect] = []
+        if message.certificate is not None:
+            effects += self._take_certificate(now, sender, message.certificate)
+        named, context = timeout.high_block, self.context
+        usable = named == context.block and timeout.high_view <= context.view
+        usable = usable or (named in context.recent and timeout.high_view < context.view)
+        if not usable or message.signed.signer not in voters(context):
+            return effects
+        self._views.note(message.signed, timeout)
+        if timeout.high_block != context.block:
+            effects += self._help(now, sender)
+        if timeout.view < self._views.view - 1 and self._due(self._helped, sender, now):
+            effects += self._show_view(sender)
+        self._evidence(now)
+        return effects
+
+    def _check_names(
+        self, sender: PeerId, timeout: Timeout, certificate: Certificate | None
+    ) -> None:
+        """Whether a GiveUp brings the certificate that its Timeout names (8.2).
+
+        The founding block has none. An honest peer's newest certificate may have changed between
+        signing and sending: then it brings a newer one.
+        """
+        if certificate is None:
+            fits = timeout.high_view == 0
+        else:
+            fits = certificate.view > timeout.high_view or (
+                certificate.view == timeout.high_view
+                and block_digest(certificate.block) == timeout.high_block
+            )
+        if not fits:
+            raise RemoteProtocolError(sender, "averaging 8.2", "not the certificate it names")
+
+    def _show_view(self, peer: PeerId) -> list[Effect]:
+        """Send a peer in an older view what moved us on: the Timeouts for the view before ours."""
+        view, context = self._views.view - 1, self.context
+        effects: list[Effect] = []
+        if self._proposal is not None:
+            effects.append(Send(peer, self._proposal.message))
+        for signed in self._views.timeouts(view, self._voters):
+            timeout = signed.statement
+            if isinstance(timeout, Timeout) and timeout.high_block == context.block:
+                effects.append(Send(peer, GiveUp(signed, self.certificate)))
+        return effects
+
+    def _answer_votes(self, now: float, sender: PeerId, parent: Digest) -> list[Effect]:
+        """Our vote, and what it was for; or the certificate that the asker lacks."""
+        if parent != self.context.block:
+            return self._help(now, sender)
+        if self.context.member(sender) is None:
+            return []
+        known = [p for p in (self._proposal, self._branch) if p is not None]
+        effects: list[Effect] = [Send(sender, pending.message) for pending in known]
+        vote = self._votes.newest_of(self.config.me)
+        return [*effects, Send(sender, Statement(vote))] if vote is not None else effects
+
+    # --- wishes -------------------------------------------------------------------------------
+    def _take_wish(self, now: float, sender: PeerId, signed: Signed, tip: Digest) -> list[Effect]:
+        if not self._admissions.is_open(self.context, signed):
+            return self._help(now, sender) if tip != self.context.block else []
+        check_wish(self.config.rules, self.context, signed, sender)
+        return self._admissions.take(self.context, sender, signed)

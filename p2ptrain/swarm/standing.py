@@ -1,0 +1,242 @@
+"""Where one peer stands: its newest block, what it holds on top of it, and what it has promised.
+
+This is the ground of the averaging machine (averaging.py): the state, and the few operations that
+change which block it stands on or what it has promised. What to do next is decided one floor up,
+in deciding.py.
+
+Everything that belongs to one parent (contributions, votes, proposals, results) is thrown away
+when another block becomes the newest one; views, promises and presence go on through the run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+
+from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.swarm.admissions import Admissions
+from p2ptrain.swarm.certificates import is_finished
+from p2ptrain.swarm.chain import Context, finals, voters
+from p2ptrain.swarm.effects import Apply, CommitRecord, Effect, Persist, Send, VoteRecord
+from p2ptrain.swarm.exchange import Exchange
+from p2ptrain.swarm.inputs import AveragingConfig
+from p2ptrain.swarm.presence import Presence
+from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.views import Views
+from p2ptrain.swarm.votes import Votes
+from p2ptrain.wire.codec import block_digest
+from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.envelope import sign_statement
+from p2ptrain.wire.limits import EARLY_COMMITS_MAX, PARENTS_REMEMBERED, PEERS_REMEMBERED
+from p2ptrain.wire.messages import (
+    Block,
+    Certificate,
+    Certified,
+    Commit,
+    GetVotes,
+    GiveUp,
+    Message,
+    Proposal,
+    Propose,
+    Signed,
+    Timeout,
+)
+from p2ptrain.wire.peer_id import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A legal proposal for the current view.
+
+    message   what its proposer sent: others may need it from us
+    proposal  the statement in it
+    name      digest of its block
+    """
+
+    message: Propose
+    proposal: Proposal
+    name: Digest
+
+
+class Standing:
+    """The state of the averaging machine, and what moves it from block to block."""
+
+    def __init__(
+        self,
+        config: AveragingConfig,
+        context: Context,
+        certificate: Certificate | None,
+        reveals: Reveals,
+        record: VoteRecord | None,
+        own: CommitRecord | None,
+    ) -> None:
+        self.config = config
+        self.context = context
+        self.certificate = certificate
+        self._reveals = reveals
+        self._record = record or VoteRecord(0, 0, None)
+        self._own_record = own
+        self._now = 0.0
+        promised = self._record.promised
+        self._views = Views(config.timing, max(context.view + 1, promised), promised, 0.0)
+        self._presence = Presence(config.me, config.timing.branch_s, 0.0)
+        self._admissions = Admissions(config, reveals.anchor)
+        self._connected: frozenset[PeerId] | None = None
+        self._committed: deque[Digest] = deque(maxlen=PARENTS_REMEMBERED)
+        self._early: dict[PeerId, Signed] = {}
+        self._foreign: Certificate | None = None  # of a branch without us, on our block
+        self._lost = False  # acting on the loss of the quorum
+        self._next_retry = inf
+        self._stand_on(context)
+
+    def _stand_on(self, context: Context) -> None:
+        """Begin anew on a block: nothing of the old parent is kept."""
+        self.context = context
+        self._voters = voters(context)
+        self._exchange = Exchange(self.config, context)
+        self._votes = Votes()
+        self._proposal: Pending | None = None
+        self._branch: Pending | None = None
+        self._blocks: dict[Digest, Block] = {}  # proposed ones, by digest
+        self._results: dict[Digest, tuple[Digest, Digest]] = {}  # reduced root, state
+        self._reducing: set[Digest] = set()
+        self._grace_at: float | None = None
+        self._helped: dict[PeerId, float] = {}
+        self._sought: dict[PeerId, float] = {}
+        self._foreign = None
+        self._lost = False
+        member = context.member(self.config.me)
+        if member is not None and member.anchor is not None:
+            self._admissions.wish.anchor = member.anchor
+
+    # --- who ----------------------------------------------------------------------------------
+    @property
+    def _is_voter(self) -> bool:
+        return self.config.me in self._voters
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rounds of the recipe are certified and final."""
+        return is_finished(self.context, self.config.settings)
+
+    @property
+    def _closing(self) -> bool:
+        return self.context.rounds >= self.config.settings.rounds and not self.finished
+
+    def _other_voters(self) -> list[PeerId]:
+        return [p for p in self._voters if p != self.config.me]
+
+    def _others(self, *contexts: Context) -> list[PeerId]:
+        """All who follow the chain: members and joiners, except us."""
+        peers = {m.peer for context in contexts for m in context.roster}
+        return sorted((peers | set(self._admissions.joiners())) - {self.config.me})
+
+    def _send(self, peers: Iterable[PeerId], message: Message) -> list[Effect]:
+        return [Send(peer, message) for peer in peers]
+
+    # --- which block --------------------------------------------------------------------------
+    def _adopt(self, now: float, context: Context, certificate: Certificate) -> list[Effect]:
+        """Stand on a verified child of our block."""
+        apply = Apply(certificate, context, finals(self.context, certificate))
+        return [apply, *self._rebase(now, context, certificate)]
+
+    def _rebase(
+        self, now: float, context: Context, certificate: Certificate | None
+    ) -> list[Effect]:
+        """Stand on another block, whatever its relation to ours."""
+        self._views.base(context.view, now)
+        self.certificate = certificate
+        self._stand_on(context)
+        self._admissions.follow(context)
+        self._presence.follow((m.peer for m in context.roster), now)
+        effects: list[Effect] = []
+        late = self._views.view > context.view + 1
+        if self._is_voter and late and self._record.last_view < self._views.view:
+            # Others may lack our word that we hold this certificate: no proposal without it.
+            effects += self._give_up(self._views.view - 1)
+        if self._closing or late:
+            self._views.arm(now + self._views.limit)
+        self._next_retry = now + self._views.retry
+        effects += self._replay_early()
+        return effects + self._admissions.ask(context, self._connected or ())
+
+    def _replay_early(self) -> list[Effect]:
+        """Take the commits for this block that came before its certificate."""
+        effects: list[Effect] = []
+        early, self._early = self._early, {}
+        for signer, signed in early.items():
+            commit = signed.statement
+            if isinstance(commit, Commit) and commit.parent == self.context.block:
+                try:
+                    effects += self._exchange.commit(signer, signed, ())
+                except RemoteProtocolError:  # it will send it again, and be struck for it then
+                    continue
+        return effects
+
+    def _keep_early(self, signed: Signed) -> None:
+        if signed.signer in self._early or len(self._early) < EARLY_COMMITS_MAX:
+            self._early[signed.signer] = signed
+
+    def _recertified(self, certificate: Certificate) -> None:
+        """Our own block was certified in a later view, too (and the ballots were checked)."""
+        self.context = self.context.at_view(certificate.view)
+        self.certificate = certificate
+        self._views.view = max(self._views.view, certificate.view + 1)
+
+    # --- promises -----------------------------------------------------------------------------
+    def _persist(self, record: VoteRecord) -> list[Effect]:
+        if record == self._record:
+            return []
+        self._record = record
+        return [Persist(record)]
+
+    def _promise(self, view: int) -> list[Effect]:
+        """Never vote in this view or below again."""
+        self._views.promised = max(self._views.promised, view)
+        record = self._record
+        return self._persist(VoteRecord(self._views.promised, record.last_view, record.last_block))
+
+    def _give_up(self, view: int) -> list[Effect]:
+        """Promise, and tell the voters: Timeout(view), our newest certificate, our last vote."""
+        effects = self._promise(view)
+        self._views.gave_up = max(self._views.gave_up, view)
+        return effects + self._send(self._other_voters(), self._timeout(view))
+
+    def _timeout(self, view: int) -> GiveUp:
+        record, context = self._record, self.context
+        timeout = Timeout(view, context.view, context.block, record.last_view, record.last_block)
+        signed = sign_statement(self.config.signer, self.config.swarm, timeout)
+        self._views.note(signed, timeout)
+        return GiveUp(signed, self.certificate)
+
+    # --- helping and asking -------------------------------------------------------------------
+    def _help(self, now: float, peer: PeerId) -> list[Effect]:
+        """Send our newest certificate to a peer that seems to lack it, now and then."""
+        if self.certificate is None or not self._due(self._helped, peer, now):
+            return []
+        return [Send(peer, Certified(self.certificate))]
+
+    def _seek(self, now: float, peer: PeerId) -> list[Effect]:
+        """Ask a peer that seems to be ahead for its newest certificate, now and then."""
+        if not self._due(self._sought, peer, now):
+            return []
+        return [Send(peer, GetVotes(self.context.block))]
+
+    def _due(self, book: dict[PeerId, float], peer: PeerId, now: float) -> bool:
+        if now < book.get(peer, -inf) + self._views.retry:
+            return False
+        if len(book) >= PEERS_REMEMBERED:
+            book.clear()
+        book[peer] = now
+        return True
+
+    def _place(self, certificate: Certificate) -> str:
+        """How a certificate's block lies to ours: "same", "child", "older" or "unknown"."""
+        if certificate.block.parent == self.context.block:
+            return "child"
+        name = block_digest(certificate.block)
+        if name == self.context.block:
+            return "same"
+        return "older" if name in self.context.recent else "unknown"
