@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chains import make_chain
 from examples import (
     ALICE,
     BLOCK,
@@ -243,6 +244,7 @@ FILES: dict[str, Callable[[], Any]] = {
     "envelope": make_envelope,
     "merkle": make_merkle,
     "documents": make_documents,
+    "chain": make_chain,
 }
 
 
