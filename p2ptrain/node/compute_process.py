@@ -15,7 +15,6 @@ from pathlib import Path
 
 import trio
 
-import p2ptrain
 from p2ptrain.errors import DeviceError
 from p2ptrain.train.worker_messages import (
     FRAME_BYTES_MAX,
@@ -26,7 +25,8 @@ from p2ptrain.train.worker_messages import (
     unpack_body,
 )
 
-READ_BYTES = 1 << 18
+# The child runs the very code that this process does, installed or not.
+PACKAGE_ROOT = Path(__file__).parents[2]
 STDERR_TAIL_BYTES = 4096  # a traceback and the driver's last words
 STDERR_WAIT_S = 1.0  # after its end, for what it still had to say
 QUEUE_FRAMES_MAX = 256  # requests are answered one by one; more than this is a bug of the node
@@ -56,8 +56,7 @@ class ComputeProcess:
 
         environment is laid over this process's own.
         """
-        package_root = str(Path(p2ptrain.__file__).parents[1])
-        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "p2ptrain.train.worker", str(data_fd)],
             stdin=subprocess.PIPE,

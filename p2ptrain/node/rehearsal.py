@@ -9,7 +9,6 @@
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ async def rehearse(
     done = [peer.latest["done"] for peer in survivors]
     swarm_id = str(done[0]["swarm"])
     await run_command(
-        "export", "--swarm", swarm_id, "--out", str(model), "--home", str(homes["two"]), "--force"
+        "export", "--swarm", swarm_id, "--out", str(model), "--home", str(homes["two"])
     )
     return Outcome(
         swarm=swarm_id,
@@ -182,7 +181,7 @@ async def run_command(*arguments: str) -> dict[str, object]:
     result = await trio.run_process(
         command,
         capture_stdout=True,
-        stderr=subprocess.PIPE,
+        capture_stderr=True,
         check=False,
         env=peer_environment(),
     )

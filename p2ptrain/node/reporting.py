@@ -11,7 +11,6 @@ from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.history import Link
 from p2ptrain.train.worker_messages import Evaluated
-from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 
 WAITS_TOLD_EVERY_S = 2.0
@@ -73,8 +72,6 @@ class Reporter:
     async def report(self, link: Link) -> None:
         """Evaluate the newest state and tell how the round went."""
         block = link.certificate.block
-        if block.kind != ROUND:
-            return
         self.evaluated = await self.state.compute.evaluate()
         now = trio.current_time()
         seconds, self._last_s = now - self._last_s, now

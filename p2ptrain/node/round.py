@@ -30,6 +30,7 @@ from p2ptrain.swarm.history import Link
 from p2ptrain.swarm.inputs import Contribution
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import COMPUTE_RESTARTS_MAX
+from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 
 LEAVE_S_MAX = 10.0  # how long a peer that wants to go waits to be let go
@@ -111,10 +112,10 @@ class Rounds:
             if not level:
                 await self.machines.sync()
         await self.state.finalize()
-        if self.applied:
-            newest = self.applied[-1]
-            self.applied.clear()
-            await self.report(newest)
+        rounds = [link for link in self.applied if link.certificate.block.kind == ROUND]
+        self.applied.clear()
+        if rounds:  # of several, the state is that after the newest
+            await self.report(rounds[-1])
 
     async def train(self, base: Context) -> tuple[LocalWork, Indices] | None:
         """H local steps on our samples; None if the chain moved on before we were done."""
