@@ -33,7 +33,7 @@ NORM2_UNIT_EXPONENT = -64  # squared norms are integers in units of 2**-64
 NORM2_BITS = 128  # as wide as a Norm2 on the wire
 
 
-class MalformedShard(P2PTrainError):  # noqa: N818 (the shard is malformed, we did not err)
+class MalformedShard(P2PTrainError):
     """Bytes that are no shard. The caller knows whose they were and raises RemoteProtocolError.
 
     rule  section of protocol/ that they break, such as "codecs 4.2"
@@ -45,7 +45,7 @@ class MalformedShard(P2PTrainError):  # noqa: N818 (the shard is malformed, we d
         self.detail = detail
 
 
-class NotFinite(P2PTrainError):  # noqa: N818
+class NotFinite(P2PTrainError):
     """Values to encode or to apply contain NaN or infinity: the training has diverged."""
 
 

@@ -13,11 +13,18 @@ import numpy as np
 
 from p2ptrain.compress.blocks import INT4, INT8, BlockCodec, MalformedShard, NotFinite, Quantised
 from p2ptrain.compress.codecs import CODECS, REDUCED_CODEC, Codec
-from p2ptrain.compress.feedback import cut_shards, join_values, shard_lengths
+from p2ptrain.compress.feedback import (
+    cut_shards,
+    join_values,
+    quantise_with_feedback,
+    shard_lengths,
+)
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.device.kernels import KernelLibrary, source_folder
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.quantize import Quantizer
+from p2ptrain.device.selftest import self_test
+from p2ptrain.errors import DeviceError
 from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.local import Trainer, TrainingData
@@ -25,6 +32,7 @@ from p2ptrain.train.optimizers import InnerConfig, InnerState
 from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes, state_from_bytes
 from p2ptrain.train.states import Local, States, UnknownBlock
 from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.limits import CODEC_BLOCK
 from p2ptrain.wire.shards import merkle_root
 
 BLOCK_CODECS: dict[int, BlockCodec] = {4: INT4, 8: INT8}
@@ -45,11 +53,13 @@ class Engine:
         cache = Path(spec.kernel_cache) if spec.kernel_cache else None
         device = open_device(spec.device or None, cache)
         library = KernelLibrary(device)
-        started = time.monotonic()
-        self_test_ms = 1000 * (time.monotonic() - started)
         model = ModelSpec(tuple(spec.layers), spec.activation)
         inner = {key: value for key, value in spec.inner if key in INNER_KEYS}
         self._trainer = Trainer(device, model, InnerConfig(**inner), data, spec.seed, library)  # type: ignore[arg-type]  # checked by the recipe
+        started = time.monotonic()
+        self_test(self._trainer.operations)
+        check_quantizer(library)
+        self_test_ms = 1000 * (time.monotonic() - started)
         self._layout = model.layout
         self._codec = BLOCK_CODECS[spec.codec]
         self._shard_values = spec.shard_values
@@ -207,6 +217,30 @@ class Engine:
         parameters = self._chain.find(self._chain.base).state.parameters
         evaluation = self._trainer.evaluate(parameters)
         return wire.Evaluated(evaluation.loss, evaluation.accuracy, evaluation.count)
+
+
+def check_quantizer(library: KernelLibrary) -> None:
+    """Hold the device's quantiser to its numpy twin. Raises DeviceError."""
+    # Sizes from 2**-75 to 2**60, signs in turn; the last block is all zeros.
+    steps = np.arange(3 * CODEC_BLOCK, dtype=np.float32)
+    sizes = np.ldexp(np.float32(1), np.linspace(-75, 60, steps.size).astype(np.int32))
+    gradient = (np.where(steps % 2 == 0, steps, -steps) * sizes).astype(np.float32)
+    gradient[2 * CODEC_BLOCK :] = 0
+    residual = gradient[::-1].copy()
+    residual[2 * CODEC_BLOCK :] = 0
+    for codec in BLOCK_CODECS.values():
+        q, scales, lost = Quantizer(library, gradient.size, codec.peak).quantise(gradient, residual)
+        twin, twin_lost = quantise_with_feedback(codec, gradient, residual)
+        if not (
+            np.array_equal(q, twin.q)
+            and np.array_equal(scales, twin.scales)
+            and np.array_equal(lost, twin_lost)
+        ):
+            raise DeviceError(
+                f"{library.device.info.title} quantises with other bits than the rules say: its "
+                "contributions would differ from what is checked; choose another device with "
+                "P2PTRAIN_DEVICE"
+            )
 
 
 def cache_mark(spec: wire.ComputeSpec) -> str:
