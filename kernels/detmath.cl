@@ -15,7 +15,7 @@
  *
  * Division. The mantissas are divided as numbers in [1, 2), where nothing can overflow, and the
  * exponents subtracted as integers. Newton's iteration gives the correctly rounded reciprocal of
- * every one of the 2^23 mantissas (tests/test_kernels_math.py tries all of them), from which two
+ * all 2^23 mantissas but one, which is set (tests/test_kernels_math.py tries each), from which two
  * steps with an exact fma residual give the correctly rounded quotient: Markstein, Computation of
  * elementary functions on the IBM RISC System/6000 processor, 1990, theorem 8. The square root is
  * built the same way and is tried for all 2^24 mantissas of both exponent parities.
@@ -47,7 +47,9 @@ static inline float reciprocal_unit(float m)
     e = fused(-m, y, 1.0f);
     y = fused(y, e, y);
     e = fused(-m, y, 1.0f);
-    return fused(y, e, y);
+    y = fused(y, e, y);
+    /* The one mantissa that Newton's step leaves at its neighbour, 1/2: all ones. */
+    return as_uint(m) == 0x3fffffffu ? as_float(0x3f000001u) : y;
 }
 
 /* a / b for a, b in [1, 2), correctly rounded. */

@@ -110,6 +110,7 @@ def cases() -> list[Case]:
         *probed,
         Case("gemm", run_gemm, lambda: reference.gemm(left(), right())),
         Case("gather_rows", run_gather, twin_gather),
+        Case("bias", run_bias, biased),
         Case("bias_relu", lambda o: run_forward(o, "relu"), lambda: reference.relu(biased())),
         Case("bias_gelu", lambda o: run_forward(o, "gelu"), lambda: reference.gelu(biased())),
         Case(
@@ -217,6 +218,12 @@ def twin_gather() -> Array:
 def biased() -> Floats:
     """The argument of the activations."""
     return rows(1) + uniform(3, COLUMNS)
+
+
+def run_bias(operations: Operations) -> Array:
+    """Bias alone."""
+    z = operations.device.upload(rows(1))
+    return finished([operations.bias(z, operations.device.upload(uniform(3, COLUMNS)), 0)], z)
 
 
 def run_forward(operations: Operations, activation: str) -> Array:
