@@ -7,7 +7,15 @@ import pytest
 import wire_strategies as some
 
 from p2ptrain.wire.cid import cid_of
+from p2ptrain.wire.codec import encode
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest, digest
+from p2ptrain.wire.limits import (
+    CHANGES_PER_BLOCK_MAX,
+    HEADERS_MAX,
+    ROSTER_MAX,
+    SHARDS_MAX,
+    VIEW_MAX,
+)
 from p2ptrain.wire.messages import (
     BRANCH,
     CLOSE,
@@ -27,6 +35,7 @@ from p2ptrain.wire.messages import (
     GetState,
     GiveUp,
     Have,
+    Headers,
     Join,
     Leave,
     Norm2,
@@ -40,6 +49,7 @@ from p2ptrain.wire.messages import (
     Timeout,
     Vote,
 )
+from p2ptrain.wire.peer_id import peer_id_of
 
 A, B = some.PEERS[:2]
 D = digest("test")
@@ -132,3 +142,28 @@ BROKEN: dict[str, Callable[[], object]] = {
 def test_it_cannot_be_made(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         make()
+
+
+def largest_block() -> Block:
+    """64 contributors, and as many joins and leaves as a block may have."""
+    peers = sorted(peer_id_of(bytes([i]) * 32) for i in range(ROSTER_MAX))
+    wide = 655_360_000
+    entries = tuple(Entry(peer, D, wide, Norm2(1), D) for peer in peers)
+    changing = peers[:CHANGES_PER_BLOCK_MAX]
+    joins = tuple(signed(peer, Join(D, D, 10_000)) for peer in changing)
+    return Block(D, ROUND, entries, joins, tuple(signed(peer, LEAVE) for peer in changing), ())
+
+
+def largest_certificate() -> Certificate:
+    block = largest_block()
+    ballots = tuple(Ballot(entry.peer, bytes(64)) for entry in block.entries)
+    return Certificate(VIEW_MAX, block, D, D, ballots)
+
+
+def test_the_largest_messages_of_averaging_fit_one_frame() -> None:
+    block, certificate = largest_block(), largest_certificate()
+    timeout = Timeout(VIEW_MAX, VIEW_MAX, D, VIEW_MAX, block)
+    timeouts = tuple(signed(entry.peer, timeout) for entry in block.entries)
+    encode(Propose(signed(A, Proposal(VIEW_MAX, block, timeouts)), certificate))
+    encode(Headers(D, HEADERS_MAX * (certificate,)))
+    encode(Statement(signed(A, commit(norms2=SHARDS_MAX * (Norm2(1),)))))

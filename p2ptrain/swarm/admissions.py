@@ -2,7 +2,7 @@
 
 Wishes are kept, a bounded number of them, until a block takes them up or they are too old. A
 member that gets one from its signer passes it to the voters, for a joiner may be connected to one
-member only (protocol/averaging.md section 7).
+member only (protocol/averaging.md section 1).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from p2ptrain.swarm.effects import Effect, Send
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
-from p2ptrain.wire.limits import JOINS_PENDING_MAX, ROSTER_MAX
+from p2ptrain.wire.limits import CHANGES_PER_BLOCK_MAX, JOINS_PENDING_MAX, ROSTER_MAX
 from p2ptrain.wire.messages import Join, Leave, Signed, Statement
 from p2ptrain.wire.peer_id import PeerId
 
@@ -81,14 +81,12 @@ class Admissions:
         Members that the block will drop for absence are not counted out: the bounds are kept
         without that.
         """
-        leaves = [self._pending[p] for p in sorted(self._pending) if self._wants(p, Leave)]
-        joins = [self._pending[p] for p in sorted(self._pending) if self._wants(p, Join)]
+        wishes = [self._pending[p] for p in sorted(self._pending)]
+        leaves = [w for w in wishes if isinstance(w.statement, Leave)][:CHANGES_PER_BLOCK_MAX]
+        joins = [w for w in wishes if isinstance(w.statement, Join)][:CHANGES_PER_BLOCK_MAX]
         room = ROSTER_MAX - len(context.roster)
         staying = len(context.roster) - len(leaves)
         return tuple(joins[:room]), tuple(leaves if staying > 0 else leaves[1:])
-
-    def _wants(self, peer: PeerId, kind: type[Join] | type[Leave]) -> bool:
-        return isinstance(self._pending[peer].statement, kind)
 
     def ask(self, context: Context, connected: Iterable[PeerId]) -> list[Effect]:
         """Say what we want to everyone who can help, if we want anything."""

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NewType
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest
 from p2ptrain.wire.fields import AtMost, Exactly, Only
 from p2ptrain.wire.limits import (
+    CHANGES_PER_BLOCK_MAX,
     LOCAL_STEPS_MAX,
     ROSTER_MAX,
     SHARDS_MAX,
@@ -100,8 +101,8 @@ class Block:
     parent: Digest
     kind: int
     entries: Annotated[tuple[Entry, ...], AtMost(ROSTER_MAX)]
-    joins: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Join",))]
-    leaves: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Leave",))]
+    joins: Annotated[tuple[Signed, ...], AtMost(CHANGES_PER_BLOCK_MAX), Only(("Join",))]
+    leaves: Annotated[tuple[Signed, ...], AtMost(CHANGES_PER_BLOCK_MAX), Only(("Leave",))]
     living: Annotated[tuple[PeerId, ...], AtMost(ROSTER_MAX)]
 
     def __post_init__(self) -> None:
