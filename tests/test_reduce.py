@@ -124,6 +124,8 @@ def test_sets_of_zeros_and_sets_that_cancel_are_zero(codec: BlockCodec) -> None:
     zeros = bytes(INT8.shard_bytes(CODEC_BLOCK))
     nothing = WeightedShard(FACTOR_MAX, codec.encode(np.zeros_like(values)))
     assert reduce_shard(codec, [nothing]) == zeros
+    unheard = [WeightedShard(0, codec.encode(values))]  # all were clipped to nothing
+    assert reduce_shard(codec, unheard) == zeros
     opposite = [WeightedShard(FACTOR_MAX, codec.encode(sign * values)) for sign in (1, -1)]
     assert reduce_shard(codec, opposite) == zeros
 

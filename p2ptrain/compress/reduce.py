@@ -47,14 +47,13 @@ def reduce_shard(codec: Codec, terms: Sequence[WeightedShard]) -> bytes:
 
     Args:
       codec  of the terms
-      terms  1 to ROSTER_MAX of them, of equal length; at least one factor is not 0
+      terms  1 to ROSTER_MAX of them, of equal length; if all factors are 0 the mean is zero
 
     Raises MalformedShard if a term is no shard of the codec.
     """
     assert 1 <= len(terms) <= ROSTER_MAX, "64 terms of 47 bits are what the sums are proven for"
     assert all(0 <= term.factor <= FACTOR_MAX for term in terms), "factors are 16-bit integers"
     total = sum(term.factor for term in terms)
-    assert total > 0, "the largest factor of a set is 65535"
     blocks = [codec.quantised(term.shard) for term in terms]
     factors = np.array([term.factor for term in terms], np.int64)
     weights, units = _weights(factors, np.stack([block.scales for block in blocks]))

@@ -157,6 +157,7 @@ def main() -> None:
         "reduce": [
             reduce_vector("one term", INT8, [(65535, ramp(1.0))]),
             reduce_vector("all zero", INT4, [(65535, zeros), (1, zeros)]),
+            reduce_vector("all factors zero", INT8, [(0, ramp(1.0)), (0, ramp(2.0))]),
             reduce_vector("two equal terms", INT4, [(65535, ramp(0.1)), (65535, ramp(0.1))]),
             reduce_vector("terms that cancel", INT8, [(65535, ramp(1.0)), (65535, -ramp(1.0))]),
             reduce_vector(
