@@ -20,7 +20,10 @@ from p2ptrain.model.mlp import ModelSpec, initial_parameters
 from p2ptrain.model.parameters import Vector, check_vector
 from p2ptrain.train.optimizers import InnerConfig, InnerOptimizer, InnerState
 
-STEPS_AT_ONCE = 8  # steps between two looks at should_stop, each of which waits for the device
+# Steps between two looks at should_stop, each of which waits for the device: as many as a slow one
+# does in about 50 ms, since a node's other requests wait as long.
+STEPS_AT_ONCE = 8
+WORK_AT_ONCE_FLOPS = 5e8
 EVALUATION_BATCH = 256
 
 
@@ -101,7 +104,7 @@ class Trainer:
             spec,
             self._weights,
             Samples(device.upload(data.x), device.upload(data.y)),
-            PlanShape(inner.batch, STEPS_AT_ONCE),
+            PlanShape(inner.batch, steps_at_once(spec, inner.batch)),
         )
         self._test_count = len(data.test_x)
         self._test_weights = Weights(device.zeros((size,)), None)
@@ -150,7 +153,7 @@ class Trainer:
         Args:
           start           (padded_size,) float32
           sample_indices  (H, batch) int32, each 0 .. samples - 1
-          should_stop     asked before every STEPS_AT_ONCE steps; true ends the steps early
+          should_stop     asked every few steps, see steps_at_once; true ends the steps early
 
         Returns:
           the pseudo-gradient; it is finite only if the training has not diverged
@@ -158,10 +161,11 @@ class Trainer:
         self._check_indices(sample_indices)
         self.set_parameters(start)
         losses: list[NDArray[np.float32]] = []
-        for first in range(0, len(sample_indices), STEPS_AT_ONCE):
+        at_once = self._steps.shape.steps_max
+        for first in range(0, len(sample_indices), at_once):
             if should_stop():
                 break
-            losses.append(self._run(sample_indices[first : first + STEPS_AT_ONCE]))
+            losses.append(self._run(sample_indices[first : first + at_once]))
         loss = np.concatenate(losses) if losses else np.empty((0, self.inner.batch), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             gradient = start - self.parameters()
@@ -206,6 +210,12 @@ class Trainer:
             )
         if indices.size and not (indices.min() >= 0 and indices.max() < self._sample_count):
             raise ValueError(f"indices outside 0 .. {self._sample_count - 1}")
+
+
+def steps_at_once(spec: ModelSpec, batch: int) -> int:
+    """Steps that are enqueued before the device is waited for; no bit depends on it."""
+    step_flops = 6 * spec.layout.size * batch  # forward, and twice that backward
+    return max(1, min(STEPS_AT_ONCE, int(WORK_AT_ONCE_FLOPS / step_flops)))
 
 
 def check_data(x: NDArray[np.float32], y: NDArray[np.int32], spec: ModelSpec) -> None:
