@@ -2,17 +2,24 @@
 
 import os
 import socket
+import struct
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import trio
 from check_transport import ALICE, BOB, MIB, ends, greet, join, next_end, polite
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT
 
 from p2ptrain.errors import ConfigError
-from p2ptrain.net.libp2p_host import Dialler, new_libp2p_host, open_host
-from p2ptrain.net.transport import Bounds, PeerUnreachable
+from p2ptrain.net.framing import Kind, encode_frame
+from p2ptrain.net.libp2p_host import Dialler, open_host, running_host
+from p2ptrain.net.libp2p_yamux import UNREAD_BYTES_MAX
+from p2ptrain.net.link import Link, LinkBroken
+from p2ptrain.net.transport import Bounds, Frame, PeerUnreachable
 from p2ptrain.net.unwrapping import lone_exception
+from p2ptrain.wire.limits import HANDSHAKE_TIMEOUT_S
 
 LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 
@@ -60,9 +67,10 @@ async def test_a_port_that_is_no_libp2p_is_unreachable_within_the_timeout() -> N
 
 
 async def test_only_noise_and_yamux_are_offered() -> None:
-    upgrader = new_libp2p_host(ALICE).get_network().upgrader
-    assert list(upgrader.security_multistream.transports) == ["/noise"]
-    assert list(upgrader.muxer_multistream.transports) == ["/yamux/1.0.0"]
+    async with running_host(ALICE, []) as host:
+        upgrader = host.get_network().upgrader
+        assert list(upgrader.security_multistream.transports) == ["/noise"]
+        assert list(upgrader.muxer_multistream.transports) == ["/yamux/1.0.0"]
 
 
 async def test_a_host_opens_and_closes_quickly_and_leaves_no_tasks_and_no_sockets() -> None:
@@ -86,11 +94,10 @@ async def test_a_host_opens_and_closes_quickly_and_leaves_no_tasks_and_no_socket
 
 async def test_a_frozen_peer_does_not_keep_its_socket() -> None:
     bounds = replace(Bounds(), write_timeout_s=0.3)
-    host = new_libp2p_host(BOB)
     with lone_exception():
         async with (
             open_host(ALICE, listen=LOOPBACK, etiquette=polite(bounds=bounds)) as alice,
-            host.run(listen_addrs=[]),
+            running_host(BOB, []) as host,
         ):
             link = await Dialler(host).connect(alice.addresses[0])
             await greet(link, alice)
@@ -104,3 +111,59 @@ async def test_a_frozen_peer_does_not_keep_its_socket() -> None:
             tcp.read_lock.release()
             await ends(link)
             await link.close()
+
+
+async def test_a_stranger_that_overruns_its_window_before_greeting_is_hung_up_on() -> None:
+    async with (
+        open_host(ALICE, listen=LOOPBACK, etiquette=polite()) as alice,
+        running_host(BOB, []) as host,
+    ):
+        link = await Dialler(host).connect(alice.addresses[0])
+        yamux_stream = link.bulk.stream.muxed_stream  # type: ignore[attr-defined]
+        yamux_stream.send_window = 1 << 40  # a sender that does not care for windows
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S / 2), suppress(LinkBroken):
+            for _ in range(2 * UNREAD_BYTES_MAX // MIB):
+                await link.bulk.send_all(bytes(MIB))
+            await ends(link)
+        await link.close()
+
+
+async def test_two_peers_that_send_much_at_once_do_not_lock_up_when_libp2p_pings() -> None:
+    chunks = 30
+    async with (
+        open_host(ALICE, listen=LOOPBACK, etiquette=polite()) as alice,
+        running_host(BOB, []) as host,
+        trio.open_nursery() as nursery,
+    ):
+        link = await Dialler(host).connect(alice.addresses[0])
+        await greet(link, alice)
+        sessions = alice._sessions
+        links = (link, sessions[BOB.peer_id].link)
+
+        async def ping_all_the_time(end: Link) -> None:
+            yamux = end.control.stream.muxed_conn  # type: ignore[attr-defined]
+            ping = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 7)
+            while True:
+                await yamux._write_frame(ping)
+                await trio.sleep(0.001)
+
+        async def send_from_bob() -> None:
+            for _ in range(chunks):
+                await link.bulk.send_all(encode_frame(Kind.DATA, bytes(MIB)))
+
+        async def read_at_bob() -> None:
+            left = chunks * (MIB + 5)
+            while left:
+                left -= len(await link.bulk.receive_some())
+
+        for end in links:
+            nursery.start_soon(ping_all_the_time, end)
+        for _ in range(chunks):
+            assert alice.send(BOB.peer_id, bytes(MIB), bulk=True)
+        with trio.fail_after(15):
+            async with trio.open_nursery() as flows:
+                flows.start_soon(send_from_bob)
+                flows.start_soon(read_at_bob)
+                for _ in range(chunks):
+                    assert isinstance(await alice.receive(), Frame)
+        nursery.cancel_scope.cancel()

@@ -7,14 +7,17 @@ import pytest
 import trio
 import trio.testing
 from check_transport import CHECKS, Check, check_transport
+from check_transport_hostile import HOSTILE_CHECKS
 
 from p2ptrain.net.identity import Identity
-from p2ptrain.net.libp2p_host import Dialler, new_libp2p_host, open_host
+from p2ptrain.net.libp2p_host import Dialler, open_host, running_host
 from p2ptrain.net.link import Link
 from p2ptrain.net.transport import Etiquette, Transport
 from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.wire.peer_id import PeerId
 from simnet.memnet import MemNet
+
+ALL_CHECKS = CHECKS + HOSTILE_CHECKS
 
 
 class Loopback:
@@ -27,9 +30,8 @@ class Loopback:
 
     @asynccontextmanager
     async def link(self, identity: Identity, address: str) -> AsyncIterator[Link]:
-        host = new_libp2p_host(identity)
         with lone_exception():
-            async with host.run(listen_addrs=[]):
+            async with running_host(identity, []) as host:
                 link = await Dialler(host).connect(address)
                 yield link
                 await link.close()
@@ -59,12 +61,12 @@ class Memory:
         return f"/memory/1/p2p/{peer}"
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", ALL_CHECKS, ids=lambda check: check.__name__)
 def test_over_libp2p(check: Check) -> None:
     trio.run(check_transport, Loopback(), check)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", ALL_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     ("latency_s", "uplink_bytes_per_s"), [(0.0, 1e9), (0.03, 5e6)], ids=["lan", "home"]
 )

@@ -1,4 +1,5 @@
-"""The transport over libp2p: TCP, Noise, Yamux. The only module that imports libp2p.
+"""The transport over libp2p: TCP, Noise, Yamux. With
+libp2p_yamux.py the only module that imports libp2p.
 
 py-libp2p 0.8.1 is good at what we ask of it when it is asked in one particular way; each setting
 below was measured, or is the way around a bug, and is written down once, here:
@@ -14,6 +15,7 @@ below was measured, or is the way around a bug, and is written down once, here:
 - its listeners share a port with anyone who asks to (SO_REUSEPORT), so that a second node on the
   same port would take half the calls of the first: the port is tried first without;
 - close() must be called before its run() ends, or its listeners stay for ever;
+- its Yamux can be flooded and can lock up: libp2p_yamux.py has our own;
 - dead peers are noticed by session.py, and a connection that does not close in time loses its
   socket.
 
@@ -38,12 +40,12 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.net.identity import Identity
+from p2ptrain.net.libp2p_yamux import CONNECTION_ERRORS, BoundedYamux
 from p2ptrain.net.link import Link, LinkBroken
 from p2ptrain.net.switchboard import Switchboard
 from p2ptrain.net.transport import Etiquette
@@ -73,17 +75,13 @@ async def open_host(
     Raises ConfigError for an address that is none, or is in use.
     """
     addresses = [concrete for address in listen for concrete in _concrete(address)]
-    host = new_libp2p_host(identity)
     with lone_exception():
-        async with host.run(listen_addrs=addresses), trio.open_nursery() as nursery:
+        async with running_host(identity, addresses) as host, trio.open_nursery() as nursery:
             dialler = Dialler(host)
             switchboard = Switchboard(identity.peer_id, etiquette, dialler.connect, nursery)
             answerer = _Answerer(switchboard)
             for protocol in (CONTROL_PROTOCOL, BULK_PROTOCOL):
                 host.set_stream_handler(protocol, partial(answerer.answer, protocol))
-            listening = {str(address) for address in host.get_transport_addrs()}
-            if missing := [str(a) for a in addresses if str(a) not in listening]:
-                raise ConfigError(f"cannot listen on {', '.join(missing)}: choose another address")
             switchboard.addresses = tuple(f"{a}/p2p/{identity.peer_id}" for a in addresses)
             try:
                 yield switchboard
@@ -91,18 +89,30 @@ async def open_host(
                 with trio.CancelScope(shield=True):  # bounded by GOODBYE and CLOSE_TIMEOUT_S
                     await switchboard.leave("it is stopping")
                 nursery.cancel_scope.cancel()
-                with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
-                    await host.close()
 
 
-def new_libp2p_host(identity: Identity) -> Any:
-    """A libp2p host with our settings, not yet running."""
+@asynccontextmanager
+async def running_host(identity: Identity, addresses: Sequence[Multiaddr]) -> AsyncIterator[Any]:
+    """A libp2p host with our settings that listens on concrete addresses while the block runs."""
+    host = _new_host(identity)
+    async with host.run(listen_addrs=addresses):
+        try:
+            listening = {str(address) for address in host.get_transport_addrs()}
+            if missing := [str(a) for a in addresses if str(a) not in listening]:
+                raise ConfigError(f"cannot listen on {', '.join(missing)}: choose another address")
+            yield host
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
+                await host.close()
+
+
+def _new_host(identity: Identity) -> Any:
     key_pair = create_new_key_pair(identity.private_key)
     noise = Noise(key_pair, noise_privkey=create_new_noise_key_pair().private_key)
     host = new_host(
         key_pair=key_pair,
         sec_opt={NOISE_ID: noise},
-        muxer_opt={YAMUX_ID: Yamux},
+        muxer_opt={YAMUX_ID: BoundedYamux},
         connection_config=ConnectionConfig(min_connections=0, low_watermark=0),
     )
     swarm = host.get_network()
@@ -180,7 +190,7 @@ async def _close(connection: Any) -> None:
     with trio.move_on_after(CLOSE_TIMEOUT_S) as timer:
         await connection.close()
     if timer.cancelled_caught:  # it waits to write a last word to a full socket
-        with suppress(Exception):
+        with suppress(*CONNECTION_ERRORS):
             await connection.muxed_conn.secured_conn.close()
 
 

@@ -12,7 +12,7 @@ from p2ptrain.errors import P2PTrainError
 from p2ptrain.wire.peer_id import PeerId
 
 
-class LinkBroken(P2PTrainError):  # noqa: N818  (a state of the world, not a mistake)
+class LinkBroken(P2PTrainError):
     """A link ended without order: reset, timed out, or never came about. Says how."""
 
 

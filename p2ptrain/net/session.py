@@ -72,6 +72,11 @@ class Session:
         )
 
     @property
+    def quiet_s(self) -> float:
+        """Seconds since anything came from the peer, pings included."""
+        return trio.current_time() - self._heard_at
+
+    @property
     def outbox_bytes(self) -> int:
         """What waits to be sent, both lanes."""
         return self.control.queued_bytes + self.bulk.queued_bytes
@@ -166,14 +171,13 @@ class Session:
         parts: list[bytes] = []
         for frame in batch:
             parts += (header_of(frame.kind, len(frame.payload)), frame.payload)
+            if frame.kind is Kind.DATA:
+                self.meter.bytes_sent += len(frame.payload)
+                self.meter.frames_sent += 1
         data = b"".join(parts)
         for start in range(0, len(data), WRITE_BYTES):
             with trio.fail_after(self._bounds.write_timeout_s):
                 await lane.send_all(data[start : start + WRITE_BYTES])
-        for frame in batch:
-            if frame.kind is Kind.DATA:
-                self.meter.bytes_sent += len(frame.payload)
-                self.meter.frames_sent += 1
 
     async def _watch(self) -> None:
         while True:

@@ -20,6 +20,7 @@ is bounded; who exceeds the bound is dropped.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 
 import trio
 
@@ -282,6 +283,7 @@ class Switchboard:
             frames_received=meter.frames_received,
             connected_s=meter.past_connected_s + now_s,
             rtt_s=meter.rtt_s,
+            quiet_s=inf if session is None else session.quiet_s,
             outbox_bytes=0 if session is None else session.outbox_bytes,
             inbox_bytes=meter.inbox_bytes,
         )

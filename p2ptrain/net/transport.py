@@ -25,7 +25,7 @@ from p2ptrain.wire import limits
 from p2ptrain.wire.peer_id import PeerId
 
 
-class PeerUnreachable(P2PTrainError):  # noqa: N818  (a state of the world, not a mistake)
+class PeerUnreachable(P2PTrainError):
     """No connection to an address could be made. Trying again later may help.
 
     address   the multiaddr that was dialled
@@ -85,9 +85,11 @@ Event = Connected | Frame | Disconnected
 class PeerStatistics:
     """What went to and from one peer since this transport was opened, over all its connections.
 
-    bytes_*        payload bytes of frames, without headers, pings and encryption
+    bytes_*        payload bytes of frames, without headers, pings and encryption; sent means
+                   taken from the outbox to be written
     connected_s    seconds connected, all connections together
     rtt_s          the newest round trip of a ping, seconds; None before the first answer
+    quiet_s        seconds since anything came from it, pings included; inf if not connected
     outbox_bytes   waiting to be sent now, both lanes
     inbox_bytes    received and not yet taken by receive
     """
@@ -99,6 +101,7 @@ class PeerStatistics:
     frames_received: int
     connected_s: float
     rtt_s: float | None
+    quiet_s: float
     outbox_bytes: int
     inbox_bytes: int
 
