@@ -10,6 +10,7 @@ import trio
 from check_transport import (
     ALICE,
     BOB,
+    CAROL,
     DIAL_TIMEOUT_S,
     MIB,
     Check,
