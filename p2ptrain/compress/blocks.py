@@ -61,8 +61,9 @@ class Quantised:
     scales: NDArray[np.float32]
 
     def values(self) -> NDArray[np.float32]:
-        """(n_blocks * CODEC_BLOCK,) float32: fl(q * scale)."""
-        return (self.q * self.scales[:, None]).ravel()
+        """(n_blocks * CODEC_BLOCK,) float32: fl(q * scale), infinite beyond float32's range."""
+        with np.errstate(over="ignore"):
+            return (self.q * self.scales[:, None]).ravel()
 
 
 def _pack_bytes(q: NDArray[np.int8]) -> bytes:

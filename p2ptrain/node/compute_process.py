@@ -25,6 +25,7 @@ from p2ptrain.train.worker_messages import (
     unpack_body,
 )
 
+READ_BYTES = 1 << 20  # what the pipe holds
 # The child runs the very code that this process does, installed or not.
 PACKAGE_ROOT = Path(__file__).parents[2]
 STDERR_TAIL_BYTES = 4096  # a traceback and the driver's last words
@@ -142,7 +143,7 @@ class ComputeProcess:
     async def _read(self) -> None:
         assert self._process.stdout is not None
         buffer = bytearray()
-        async for chunk in self._process.stdout:
+        while chunk := await self._process.stdout.receive_some(READ_BYTES):
             buffer += chunk
             while len(buffer) >= LENGTH_BYTES:
                 length = int.from_bytes(buffer[:LENGTH_BYTES], "little")

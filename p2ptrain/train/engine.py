@@ -171,7 +171,7 @@ class Engine:
             assert content is not None
             try:
                 state = state_from_bytes(self._outer, content, values)
-            except ValueError as error:
+            except (ValueError, NotFinite) as error:
                 raise MalformedShard("codecs 7.1", str(error)) from error
         local = Local(np.zeros(values, np.float32), self._new_inner)
         self._states = States(self._outer, block, state, local)
