@@ -3,12 +3,26 @@
 Each rejection has its test in test_averaging_rules.py.
 """
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
+from swarm_router import SETTINGS, Router
 
 from p2ptrain.swarm.effects import Apply, Effect, Persist, Send, VoteRecord
 from p2ptrain.wire.codec import block_digest
-from p2ptrain.wire.messages import Certified, Statement, Vote
-from tests.swarm_router import Router
+from p2ptrain.wire.messages import (
+    BRANCH,
+    CLOSE,
+    ROUND,
+    Certified,
+    Commit,
+    GetVotes,
+    Message,
+    Statement,
+    Vote,
+)
+from p2ptrain.wire.peer_id import PeerId
 
 
 def chains(router: Router) -> list[list[bytes]]:
@@ -84,3 +98,202 @@ def test_whoever_assembles_a_certificate_sends_it_to_all_before_applying_it() ->
 
 def is_same(effect: Effect, apply: Apply) -> bool:
     return isinstance(effect, Apply) and effect.context.block == apply.context.block
+
+
+def test_a_dead_member_costs_views_and_then_its_place() -> None:
+    router = Router(4)
+    router.rounds_wanted = 6
+    router.start()
+    dead = router.names[2]
+    router.peers[dead].up = False
+    for name in router.names:
+        if name != dead:
+            router.contribute(name)
+    router.pass_time(60)
+    assert not router.errors
+    live = [p for n, p in router.peers.items() if n != dead]
+    first = live[0].applied
+    assert len(first) >= 3
+    assert all(dead not in {e.peer for e in a.certificate.block.entries} for a in first)
+    assert first[0].context.member(dead) is not None
+    assert first[1].context.member(dead) is None
+    views = [a.certificate.view for a in first]
+    assert all(later - earlier <= 2 for earlier, later in pairwise(views))
+
+
+def test_a_lost_message_of_any_kind_delays_a_round_but_does_not_stop_it() -> None:
+    for lost in range(0, 120, 2):
+        router = Router(3)
+        router.rounds_wanted = 1
+        seen = iter(range(10_000))
+        router.spy = lambda *_, seen=seen, lost=lost: next(seen) != lost  # type: ignore[misc]
+        router.start()
+        for name in router.names:
+            router.contribute(name)
+        router.pass_time(25)
+        assert not router.errors
+        blocks = {tuple(a.context.block for a in p.applied) for p in router.peers.values()}
+        assert len(blocks) == 1, lost
+        assert len(next(iter(blocks))) == 1, lost
+
+
+def test_a_survivor_of_two_goes_on_as_a_branch_within_ten_seconds() -> None:
+    router = begin(2, 5)
+    gone, survivor = router.names
+    router.rounds_wanted = 6
+    router.peers[gone].up = False
+    before = len(router.peers[survivor].applied)
+    router.contribute(survivor)
+    router.peers[survivor].works = False
+    router.pass_time(10.5)
+    branch = router.peers[survivor].applied[before]
+    assert branch.certificate.block.kind == BRANCH
+    assert branch.certificate.block.living == (survivor,)
+    assert branch.finals == ()
+    router.contribute(survivor)
+    assert router.peers[survivor].applied[-1].certificate.block.kind == ROUND
+    assert router.peers[survivor].machine.context.branch_depth == 1
+
+
+def test_two_of_four_branch_together() -> None:
+    router = Router(4)
+    router.rounds_wanted = 3
+    router.start()
+    living = router.names[1:3]
+    for name in router.names:
+        router.peers[name].up = name in living
+    for name in living:
+        router.contribute(name)
+    router.pass_time(20)
+    assert not router.errors
+    for name in living:
+        first, *rest = router.peers[name].applied
+        assert first.certificate.block.kind == BRANCH
+        assert first.certificate.block.living == tuple(living)
+        assert rest
+
+
+def test_a_peer_that_stood_still_asks_before_it_says_anything() -> None:
+    router = begin(3, 5)
+    router.rounds_wanted = 6
+    sleeper = router.peers[router.names[0]]
+    router.contribute(router.names[0])
+    sleeper.log.clear()
+    router.do(router.names[0], sleeper.machine.expire(router.now + 3600))
+    assert {type(e.message) for e in sleeper.log if isinstance(e, Send)} == {GetVotes}
+    assert not sleeper.machine.quorum_lost
+
+
+def test_a_joiner_is_in_the_next_block_and_votes_at_once_if_the_recipe_says_so() -> None:
+    router = begin(1, 3)
+    (founder,) = router.names
+    router.rounds_wanted = 8
+    machine = router.peers[founder].machine
+    joiner = router.add(router.ring.new_signer(), machine.context, machine.certificate)
+    name = joiner.config.me
+    router.do(name, joiner.machine.start(router.now))
+    router.do(name, joiner.machine.peers(router.now, [founder]))
+    router.do(name, joiner.machine.join(router.now))
+    router.run()
+    router.contribute(founder)
+    router.run()
+    assert not router.errors
+    blocks = chains(router)
+    assert blocks[1] == blocks[0][3:]
+    assert len(blocks[1]) == 5
+    second = joiner.applied[1].certificate
+    assert [e.peer for e in second.block.entries] == sorted(router.names)
+    assert len(second.ballots) == 2
+
+
+def test_a_member_that_leaves_is_out_with_the_next_block() -> None:
+    router = begin(3, 2)
+    router.rounds_wanted = 5
+    leaver = router.names[1]
+    router.do(leaver, router.peers[leaver].machine.leave(router.now))
+    router.run()
+    for name in router.names:
+        router.contribute(name)
+    router.run()
+    assert not router.errors
+    staying = router.peers[router.names[0]]
+    assert [m.peer for m in staying.applied[2].context.roster] == [
+        n for n in router.names if n != leaver
+    ]
+    assert len(staying.applied) == 5
+    assert router.peers[leaver].machine.phase == "outside"
+
+
+def test_the_run_ends_with_an_empty_block_that_makes_the_last_round_final() -> None:
+    settings = replace(SETTINGS, rounds=3)
+    router = Router(3, settings)
+    router.start()
+    for name in router.names:
+        router.contribute(name)
+    router.run()
+    assert not router.errors
+    for peer in router.peers.values():
+        kinds = [a.certificate.block.kind for a in peer.applied]
+        assert kinds == [ROUND, ROUND, ROUND, CLOSE]
+        assert peer.applied[-1].finals == (peer.applied[-2].context.block,)
+        assert peer.machine.finished
+        assert not peer.machine.may_contribute
+
+
+def test_a_restarted_peer_sends_the_same_commit_and_never_votes_twice_in_a_view() -> None:
+    router = Router(3)
+    router.rounds_wanted = 2
+    router.start()
+    victim = router.names[0]
+    commits, votes = set(), {}
+
+    def watch(sender: PeerId, to: PeerId, message: Message) -> bool:
+        if sender == victim and isinstance(message, Statement):
+            statement = message.signed.statement
+            if isinstance(statement, Commit):
+                commits.add((statement.parent, message.signed))
+            if isinstance(statement, Vote):
+                assert votes.setdefault(statement.view, statement) == statement
+        return True
+
+    router.spy = watch
+    for name in router.names:
+        router.contribute(name)
+    for _ in range(200):
+        if router.queue:
+            sender, to, message = router.queue.popleft()
+            router.do(to, router.peers[to].machine.receive(router.now, sender, message))
+        router.restart(victim)
+    router.peers[victim].works = True
+    router.pass_time(40)
+    assert not router.errors
+    assert len({parent for parent, _ in commits}) == len(commits)
+    assert len({p.machine.context.block for p in router.peers.values()}) == 1
+    assert router.peers[victim].machine.context.rounds >= 1
+
+
+def test_what_may_have_been_certified_unseen_is_proposed_again() -> None:
+    """Everyone votes in view 1, but no vote arrives; a different set is impossible after that."""
+    router = Router(3)
+    router.rounds_wanted = 1
+    lossy = True
+
+    def lose_votes(sender: PeerId, to: PeerId, message: Message) -> bool:
+        is_vote = isinstance(message, Statement) and isinstance(message.signed.statement, Vote)
+        return not (lossy and is_vote)
+
+    router.spy = lose_votes
+    router.start()
+    late = router.names[0]
+    for name in router.names[1:]:
+        router.contribute(name)
+    router.pass_time(3)  # the grace: the set is the other two, and both vote for it
+    router.contribute(late)
+    voted = {p.record.last_block for p in router.peers.values() if p.record is not None}
+    assert len(voted) == 1
+    lossy = False
+    router.pass_time(30)
+    assert not router.errors
+    (block,) = {p.applied[0].certificate.block for p in router.peers.values()}
+    assert {block} == voted
+    assert late not in {e.peer for e in block.entries}

@@ -24,12 +24,13 @@ RemoteProtocolError, with its rule:
     3.5  size
     5.1  not the proposer's turn   5.2  timeouts   5.3  parent or view   5.4  list to be repeated
     5.5  entries   5.6  joins and leaves   5.7  a second proposal in one view   5.8  kind
-    6.1  second vote in one view (*)   6.2  view of a vote
+    6.1  second vote in one view (*)
     7.1  too few ballots   7.2  ballot signature   7.3  not a voter   7.4  view, root or state
-    8.1  view of a Timeout   8.2  its certificate is not the one it names
+    8.1  a Timeout's certificate is not the one it names
 
 (*) told by a Proof effect rather than an error: two statements of one signer prove it to anyone.
-Signatures raise "envelope 3.1". When receive raises, nothing has changed.
+Signatures (2.7, 6.2) raise "envelope 3.1"; a certificate that a GiveUp brings and that does not
+hold (8.2) raises 7.1 to 7.4. When receive raises, nothing has changed.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class Averaging(Receiving):
     def expire(self, now: float) -> list[Effect]:
         """The deadline has come."""
         woken = self._woken(now)
-        self._now = now
+        self._now = self._expired_at = now
         if woken:
             return woken
         effects: list[Effect] = []
@@ -183,7 +184,7 @@ class Averaging(Receiving):
             times.append(self._grace_at)
         if self._is_voter and not self.finished:
             times.append(self._presence.lost_at(self._voters))
-        return min((t for t in times if t > self._now), default=inf)
+        return min((t for t in times if t > self._expired_at), default=inf)
 
     def _woken(self, now: float) -> list[Effect]:
         """If we stood still, ask what happened before saying anything."""
@@ -236,20 +237,17 @@ class Averaging(Receiving):
         if vote is not None:
             effects += self._send(self._other_voters(), Statement(vote))
         newest = max(views.gave_up, views.view - 1)
-        if views.timeouts(newest, (me,)):
-            effects += self._send(self._other_voters(), self._timeout_again(newest))
+        for signed in views.timeouts(newest, (me,)):
+            if self._is_current(signed):
+                effects += self._send(self._other_voters(), GiveUp(signed, self.certificate))
         return effects
-
-    def _timeout_again(self, view: int) -> GiveUp:
-        (signed,) = self._views.timeouts(view, (self.config.me,))
-        return GiveUp(signed, self.certificate)
 
     # --- local inputs -------------------------------------------------------------------------
     def contribute(self, now: float, contribution: Contribution) -> list[Effect]:
         """Our local work on context.block is done; ignored if there is no place for it.
 
-        That is: one stands already, or was made before a switch of branches; we are no member; our
-        hash chain is used up; the rounds are done.
+        That is: one stands already, or was made before a switch of branches; we are no member; the
+        rounds are done. Raises LocalProtocolError if the hash chain is used up, or another's.
         """
         self._now = now
         member = self.context.member(self.config.me)
@@ -257,7 +255,7 @@ class Averaging(Receiving):
             return []
         reveal = self._reveals.preimage(member.anchor)
         if reveal is None:
-            return []
+            raise LocalProtocolError("the hash chain does not continue from our anchor")
         commit = Commit(
             parent=self.context.block,
             base_state=self.context.state,

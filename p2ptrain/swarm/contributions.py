@@ -100,8 +100,6 @@ class Contributions:
             raise RemoteProtocolError(signer, "averaging 2.3", f"{len(commit.norms2)} shards")
         if not 1 <= commit.weight <= settings.weight_max:
             raise RemoteProtocolError(signer, "averaging 2.4", f"weight {commit.weight}")
-        if sum(commit.norms2) >> 128:
-            raise RemoteProtocolError(signer, "averaging 2.4", "the norm has over 128 bits")
         if not reveal_follows(member, commit.reveal):
             raise RemoteProtocolError(signer, "averaging 2.5", "reveal")
 

@@ -18,7 +18,6 @@ from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.certificates import Rules, check_block
 from p2ptrain.swarm.chain import Context, proposer, quorum, voters
 from p2ptrain.wire.envelope import check_signed
-from p2ptrain.wire.limits import VIEW_MAX
 from p2ptrain.wire.messages import BRANCH, Block, Proposal, Signed, Timeout
 from p2ptrain.wire.peer_id import PeerId
 
@@ -32,7 +31,7 @@ def check_proposal(rules: Rules, context: Context, signed: Signed, sender: PeerI
     if not isinstance(proposal, Proposal):
         raise RemoteProtocolError(sender, "averaging 5.1", "a Propose without a Proposal")
     check_signed(rules.verifier, rules.swarm, signed, sender)
-    if not context.view < proposal.view <= VIEW_MAX:
+    if proposal.view <= context.view:
         raise RemoteProtocolError(signed.signer, "averaging 5.3", f"view {proposal.view}")
     block = proposal.block
     check_block(rules, context, block, signed.signer)

@@ -17,7 +17,6 @@ from p2ptrain.swarm.proposals import check_proposal
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import check_signed
-from p2ptrain.wire.limits import VIEW_MAX
 from p2ptrain.wire.messages import (
     BRANCH,
     ROUND,
@@ -146,8 +145,7 @@ class Receiving(Deciding):
                 if certificate.view <= self.context.view:
                     return []
                 self._check_again(certificate, sender)
-                self._recertified(certificate)
-                return []
+                return self._recertified(certificate)
             case _:
                 context = self._verified(certificate, sender)
                 if not self._follows(now, certificate):
@@ -160,8 +158,7 @@ class Receiving(Deciding):
     def _check_again(self, certificate: Certificate, sender: PeerId) -> None:
         """Our own block in a later view: only the ballots are new."""
         context = self.context
-        still = certificate.state == context.state and certificate.view <= VIEW_MAX
-        if not still:
+        if certificate.state != context.state:
             raise RemoteProtocolError(sender, "averaging 7.4", "another state for one block")
         electorate = (context.electors, context.needed)
         check_ballots(self.config.rules, electorate, certificate, sender)
@@ -201,7 +198,7 @@ class Receiving(Deciding):
         if context.block != self.context.block and message.certificate is not None:
             effects += self._adopt(now, context, message.certificate)
         elif context.view > self.context.view and message.certificate is not None:
-            self._recertified(message.certificate)
+            effects += self._recertified(message.certificate)
         if proposal.view < self._views.view:
             return effects
         if proposal.view > self._views.view:
@@ -267,8 +264,6 @@ class Receiving(Deciding):
         if self._votes.has(signed):
             return []
         self._check_signed(signed, sender)
-        if vote.view > VIEW_MAX:
-            raise RemoteProtocolError(signed.signer, "averaging 6.2", f"view {vote.view}")
         contradicted = self._votes.add(signed, vote)
         if contradicted is not None:
             return [Proof(contradicted, signed)]
@@ -281,8 +276,6 @@ class Receiving(Deciding):
         if not isinstance(timeout, Timeout):
             raise RemoteProtocolError(sender, "averaging 8.1", "a GiveUp without a Timeout")
         self._check_signed(message.signed, sender)
-        if timeout.view > VIEW_MAX:
-            raise RemoteProtocolError(message.signed.signer, "averaging 8.1", "view")
         self._check_names(sender, timeout, message.certificate)
         effects: list[Effect] = []
         if message.certificate is not None:
@@ -303,32 +296,27 @@ class Receiving(Deciding):
     def _check_names(
         self, sender: PeerId, timeout: Timeout, certificate: Certificate | None
     ) -> None:
-        """Whether a GiveUp brings the certificate that its Timeout names (8.2).
-
-        The founding block has none. An honest peer's newest certificate may have changed between
-        signing and sending: then it brings a newer one.
-        """
+        """Whether a GiveUp brings the certificate that its Timeout names (8.1)."""
         if certificate is None:
             fits = timeout.high_view == 0
         else:
-            fits = certificate.view > timeout.high_view or (
-                certificate.view == timeout.high_view
-                and block_digest(certificate.block) == timeout.high_block
-            )
+            fits = certificate.view == timeout.high_view
+            fits = fits and block_digest(certificate.block) == timeout.high_block
         if not fits:
-            raise RemoteProtocolError(sender, "averaging 8.2", "not the certificate it names")
+            raise RemoteProtocolError(sender, "averaging 8.1", "not the certificate it names")
 
     def _show_view(self, peer: PeerId) -> list[Effect]:
         """Send a peer in an older view what moved us on: the Timeouts for the view before ours."""
-        view, context = self._views.view - 1, self.context
-        effects: list[Effect] = []
-        if self._proposal is not None:
-            effects.append(Send(peer, self._proposal.message))
-        for signed in self._views.timeouts(view, self._voters):
-            timeout = signed.statement
-            if isinstance(timeout, Timeout) and timeout.high_block == context.block:
-                effects.append(Send(peer, GiveUp(signed, self.certificate)))
-        return effects
+        given_up = self._views.timeouts(self._views.view - 1, self._voters)
+        known = [self._proposal.message] if self._proposal is not None else []
+        return [
+            *(Send(peer, message) for message in known),
+            *(
+                Send(peer, GiveUp(signed, self.certificate))
+                for signed in given_up
+                if self._is_current(signed)
+            ),
+        ]
 
     def _answer_votes(self, now: float, sender: PeerId, parent: Digest) -> list[Effect]:
         """Our vote, and what it was for; or the certificate that the asker lacks."""

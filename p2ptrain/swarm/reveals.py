@@ -2,7 +2,7 @@
 
 The chain is fixed by its last value, the anchor, which the peer's Join names. Each reveal is the
 preimage of the one before it, so a peer has no choice in what it feeds to the beacon, and nobody
-else can know it early (protocol/averaging.md section 8).
+else can know it early (protocol/averaging.md section 11).
 
     point[length] = seed      point[i] = digest("reveal", point[i + 1])      anchor = point[0]
 

@@ -79,6 +79,7 @@ class Standing:
         self._record = record or VoteRecord(0, 0, None)
         self._own_record = own
         self._now = 0.0
+        self._expired_at = -inf  # deadlines up to here have had their due
         promised = self._record.promised
         self._views = Views(config.timing, max(context.view + 1, promised), promised, 0.0)
         self._presence = Presence(config.me, config.timing.branch_s, 0.0)
@@ -151,12 +152,8 @@ class Standing:
         self._stand_on(context)
         self._admissions.follow(context)
         self._presence.follow((m.peer for m in context.roster), now)
-        effects: list[Effect] = []
-        late = self._views.view > context.view + 1
-        if self._is_voter and late and self._record.last_view < self._views.view:
-            # Others may lack our word that we hold this certificate: no proposal without it.
-            effects += self._give_up(self._views.view - 1)
-        if self._closing or late:
+        effects = self._say_again()
+        if self._closing or self._views.view > context.view + 1:
             self._views.arm(now + self._views.limit)
         self._next_retry = now + self._views.retry
         effects += self._replay_early()
@@ -179,11 +176,27 @@ class Standing:
         if signed.signer in self._early or len(self._early) < EARLY_COMMITS_MAX:
             self._early[signed.signer] = signed
 
-    def _recertified(self, certificate: Certificate) -> None:
+    def _recertified(self, certificate: Certificate) -> list[Effect]:
         """Our own block was certified in a later view, too (and the ballots were checked)."""
         self.context = self.context.at_view(certificate.view)
         self.certificate = certificate
         self._views.view = max(self._views.view, certificate.view + 1)
+        return self._say_again()
+
+    def _say_again(self) -> list[Effect]:
+        """In a view that others cannot use without our word that we hold this certificate."""
+        view = self._views.view
+        late = view > self.context.view + 1
+        if not self._is_voter or not late or self._record.last_view >= view:
+            return []
+        return self._give_up(view - 1)
+
+    def _is_current(self, signed: Signed) -> bool:
+        """Whether a Timeout names the certificate that we hold: only then we can bring it along."""
+        timeout, context = signed.statement, self.context
+        return isinstance(timeout, Timeout) and (
+            (timeout.high_view, timeout.high_block) == (context.view, context.block)
+        )
 
     # --- promises -----------------------------------------------------------------------------
     def _persist(self, record: VoteRecord) -> list[Effect]:

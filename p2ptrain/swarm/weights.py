@@ -3,7 +3,7 @@
 Weights are samples, capped at twice the median: a peer that claims (or has) far more than the
 others cannot take a round over. Norms above the round's limit are scaled down to it. The product
 of both, scaled so that the largest of the set is FACTOR_MAX, is what the reducer multiplies with
-(protocol/averaging.md section 4). All divisions round down.
+(protocol/averaging.md section 10). All divisions round down.
 """
 
 from collections.abc import Sequence
