@@ -21,7 +21,7 @@ class RemoteProtocolError(P2PTrainError):
     """A peer broke the protocol. Strike the peer; the round goes on.
 
     peer   who sent it
-    rule   the section of protocol/ that was broken, e.g. "averaging 4.2"
+    rule   the section of protocol/ that was broken, e.g. "averaging 5.4"
     """
 
     def __init__(self, peer: str, rule: str, detail: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from blake3 import blake3
 from wire_json import KINDS, from_json, schema_of, to_json
 
+from p2ptrain.data.chunks import permutation
+from p2ptrain.data.manifest import Manifest
+from p2ptrain.data.sampler import assigned, window
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.cid import cid_of, sha256_of
@@ -182,3 +186,47 @@ def test_bytes_are_no_document(vector: Any) -> None:
 def test_the_documents_show_the_schema_of(kind: type) -> None:
     documents = "".join(path.read_text() for path in PROTOCOL.glob("*.md"))
     assert f"```\n{schema_of(kind)}\n```" in documents
+
+
+def test_every_rule_that_an_error_names_stands_in_its_document() -> None:
+    named = set()
+    for path in sorted((PROTOCOL.parent / "p2ptrain").rglob("*.py")):
+        named |= set(re.findall(r'"([a-z]+) (\d+\.\d+)"', path.read_text()))
+    missing = [
+        f"{document} {rule}"
+        for document, rule in sorted(named)
+        if f"| {rule} |" not in (PROTOCOL / f"{document}.md").read_text()
+    ]
+    assert named
+    assert not missing
+
+
+@vectors("data", "manifests")
+def test_a_manifest_has_these_bytes_and_this_cid(vector: Any) -> None:
+    manifest = Manifest.from_canonical(bytes.fromhex(vector["hex"]))
+    assert manifest.canonical.hex() == vector["hex"]
+    assert manifest.cid == vector["cid"]
+
+
+@vectors("data", "orders")
+def test_records_are_put_into_this_order(vector: Any) -> None:
+    count = vector["count"]
+    assert permutation(count).tolist() == vector["order"]
+    stream = blake3(b"p2ptrain/1/shuffle" + count.to_bytes(8, "little")).digest(8 * count)
+    keys = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(count)]
+    assert sorted(range(count), key=lambda i: (keys[i], i)) == vector["order"]
+
+
+@vectors("data", "windows")
+def test_a_peer_draws_from_this_window(vector: Any) -> None:
+    beacon = Digest(bytes.fromhex(vector["beacon"]))
+    assert window(beacon, vector["peer"], vector["chunks"]).tolist() == vector["window"]
+
+
+@vectors("data", "draws")
+def test_a_peer_trains_on_these_records(vector: Any) -> None:
+    beacon = Digest(bytes.fromhex(vector["beacon"]))
+    steps, batch = len(vector["indices"]), len(vector["indices"][0])
+    indices = assigned(beacon, vector["peer"], vector["records"], steps, batch)
+    assert indices.tolist() == vector["indices"]
+    assert digest("samples", indices.astype("<i4").tobytes()).hex() == vector["data"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chains import make_chain
+from datasets import make_data
 from examples import (
     ALICE,
     BLOCK,
@@ -245,6 +246,7 @@ FILES: dict[str, Callable[[], Any]] = {
     "merkle": make_merkle,
     "documents": make_documents,
     "chain": make_chain,
+    "data": make_data,
 }
 
 
