@@ -51,6 +51,8 @@
 #if VW == 1
 typedef float vector;
 #define fused_vector(a, b, c) fused((a), (b), (c))
+#elif !defined(CONTRACTED_FMA)
+#error "VW above 1 needs CONTRACTED_FMA: there is no fma of vectors that every PoCL compiles"
 #else
 /* Aligned as a float, since panels and rows of C begin anywhere. */
 typedef float vector __attribute__((ext_vector_type(VW), aligned(4)));

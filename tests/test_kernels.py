@@ -4,6 +4,7 @@ of fma. DESIGN section 5; the kernels' contracts are the headers in kernels/.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,26 @@ def test_a_selector_that_names_nothing_is_answered_with_what_there_is() -> None:
 def test_a_kernel_that_does_not_build_is_a_device_error() -> None:
     with pytest.raises(DeviceError, match=r"kernels/reduce\.cl does not build"):
         KernelLibrary(DEVICE).launch("reduce.column_sums", (64,), (64,), (), ("C=)",))
+
+
+def test_wide_tiles_without_contraction_do_not_build() -> None:
+    """Their products would be rounded before the addition."""
+    with pytest.raises(DeviceError, match="needs CONTRACTED_FMA"):
+        product(PLAIN, uniform(1, 3, 4), uniform(2, 4, 5), Tile(6, 2, 8))
+
+
+def test_kernels_are_found_in_a_wheel_and_in_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkout = source_folder()
+    wheel = tmp_path / "_kernels"
+    monkeypatch.setattr("p2ptrain.device.kernels.SOURCE_FOLDERS", (wheel, checkout))
+    assert source_folder() == checkout
+    shutil.copytree(checkout, wheel)
+    assert source_folder() == wheel
+    monkeypatch.setattr("p2ptrain.device.kernels.SOURCE_FOLDERS", (tmp_path,))
+    with pytest.raises(DeviceError, match="install p2ptrain again"):
+        source_folder()
 
 
 def test_an_array_takes_only_its_own_type_and_size() -> None:

@@ -15,6 +15,7 @@ has seen this device do so with the right bits.
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -167,7 +168,11 @@ def build(device: Device, file: str, defines: tuple[str, ...]) -> Any:
     """
     options = ["-cl-std=CL1.2", *(f"-D{define}" for define in defines)]
     try:
-        return cl.Program(device.context, read_source(file)).build(options)
+        with warnings.catch_warnings():
+            # The compiler's notes, such as on an unused static function, are for developers:
+            # PYOPENCL_COMPILER_OUTPUT=1 and a build by hand show them.
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            return cl.Program(device.context, read_source(file)).build(options)
     except cl.Error as error:
         raise DeviceError(
             f"kernels/{file}.cl does not build on {device.info.title}: {error}"
