@@ -126,7 +126,7 @@ def test_a_lost_message_of_any_kind_delays_a_round_but_does_not_stop_it() -> Non
         router = Router(3)
         router.rounds_wanted = 1
         seen = iter(range(10_000))
-        router.spy = lambda *_, seen=seen, lost=lost: next(seen) != lost  # type: ignore[misc]
+        router.spy = lambda *_, seen=seen, lost=lost: next(seen) != lost
         router.start()
         for name in router.names:
             router.contribute(name)
@@ -245,7 +245,8 @@ def test_a_restarted_peer_sends_the_same_commit_and_never_votes_twice_in_a_view(
     router.rounds_wanted = 2
     router.start()
     victim = router.names[0]
-    commits, votes = set(), {}
+    commits: set[tuple[bytes, object]] = set()
+    votes: dict[int, Vote] = {}
 
     def watch(sender: PeerId, to: PeerId, message: Message) -> bool:
         if sender == victim and isinstance(message, Statement):

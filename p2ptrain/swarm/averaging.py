@@ -35,7 +35,7 @@ hold (8.2) raises 7.1 to 7.4. When receive raises, nothing has changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from math import inf
 
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
@@ -48,6 +48,7 @@ from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.messages import (
     ROUND,
     Certificate,
+    Certified,
     Commit,
     GetVotes,
     GiveUp,
@@ -144,6 +145,7 @@ class Averaging(Receiving):
         self._presence.woke(now)
         self._presence.follow((m.peer for m in self.context.roster), now)
         self._next_retry = now + self._views.retry
+        self._introduce_at = now + self.config.timing.branch_s
         if self._closing or self._views.view > self.context.view + 1:
             self._views.arm(now + self._views.limit)
         effects: list[Effect] = []
@@ -174,12 +176,14 @@ class Averaging(Receiving):
             effects += self._view_failed(now)
         if now >= self._next_retry:
             effects += self._retry(now)
+        if now >= self._introduce_at:
+            effects += self._introduce(now, self._connected or ())
         return effects + self._settle(now)
 
     @property
     def deadline(self) -> float:
         """When expire must be called next, seconds on the caller's clock; inf: never."""
-        times = [self._views.deadline, self._next_retry]
+        times = [self._views.deadline, self._next_retry, self._introduce_at]
         if self._grace_at is not None and self._proposal is None:
             times.append(self._grace_at)
         if self._is_voter and not self.finished:
@@ -241,6 +245,14 @@ class Averaging(Receiving):
             if self._is_current(signed):
                 effects += self._send(self._other_voters(), GiveUp(signed, self.certificate))
         return effects
+
+    def _introduce(self, now: float, peers: Iterable[PeerId]) -> list[Effect]:
+        """Show strangers where our chain stands: they may be on another branch of it."""
+        self._introduce_at = now + self.config.timing.branch_s
+        if self.certificate is None or self.context.member(self.config.me) is None:
+            return []
+        strangers = [p for p in peers if self.context.member(p) is None]
+        return self._send(strangers, Certified(self.certificate))
 
     # --- local inputs -------------------------------------------------------------------------
     def contribute(self, now: float, contribution: Contribution) -> list[Effect]:
@@ -358,12 +370,13 @@ class Averaging(Receiving):
     def peers(self, now: float, connected: Collection[PeerId]) -> list[Effect]:
         """Who is connected now: whom a Join goes to, and whom nobody need wait for."""
         self._now = now
-        new = set(connected) - (self._connected or set())
+        new = sorted(set(connected) - (self._connected or set()))
         self._connected = frozenset(connected)
         if self._views.deadline < inf:
             self._views.arm(now + self._patience())
-        asked = self._admissions.ask(self.context, sorted(new)) if new else []
-        return asked + self._settle(now)
+        effects = self._introduce(now, new)
+        effects += self._admissions.ask(self.context, new) if new else []
+        return effects + self._settle(now)
 
     def heard(self, now: float, peer: PeerId) -> list[Effect]:
         """A sign of life that is no message, such as a ping: told every 2 s at least."""

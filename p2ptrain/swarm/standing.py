@@ -90,6 +90,7 @@ class Standing:
         self._foreign: Certificate | None = None  # of a branch without us, on our block
         self._lost = False  # acting on the loss of the quorum
         self._next_retry = inf
+        self._introduce_at = inf
         self._stand_on(context)
 
     def _stand_on(self, context: Context) -> None:
