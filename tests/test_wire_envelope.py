@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.codec import encode_part
-from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.envelope import (
     Ed25519Signer,
     Ed25519Verifier,
@@ -38,7 +38,7 @@ def test_a_signed_statement_passes_in_its_own_swarm_alone(statement: Vote) -> No
     wrong = [
         (OTHER, signed),
         (SWARM, replace(signed, signer=BOB.peer)),
-        (SWARM, replace(signed, statement=Leave(Digest(bytes(32))))),
+        (SWARM, replace(signed, statement=Leave(digest("no strategy finds this")))),
         (SWARM, replace(signed, signature=bytes(64))),
     ]
     for swarm, forged in wrong:
