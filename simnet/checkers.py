@@ -86,14 +86,20 @@ class Judge:
         match message:
             case Statement(Signed(signer, _, Vote() as vote)) if signer == sender:
                 self.votes.setdefault(vote, set()).add(signer)
-            case Statement(Signed(signer, _, Commit() as commit)) if signer == sender:
-                self.commits.setdefault(commit_digest(commit), (signer, commit))
+            case Statement(Signed(signer) as signed) if signer == sender:
+                self.committed(signed)
             case Propose(Signed(statement=Proposal() as proposal), certificate):
                 self._saw(proposal.block)
                 if sender not in self.liars:
                     self._certificate(certificate)
             case Certified(certificate) | GiveUp(_, certificate) if sender not in self.liars:
                 self._certificate(certificate)
+
+    def committed(self, signed: Signed) -> None:
+        """A peer wrote or sent a commit."""
+        if isinstance(signed.statement, Commit):
+            commit = signed.statement
+            self.commits.setdefault(commit_digest(commit), (signed.signer, commit))
 
     def applied(self, peer: PeerId, link: Link, finals: Iterable[Digest], now: float) -> None:
         """A peer adopted a block."""

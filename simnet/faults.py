@@ -111,9 +111,9 @@ def draw_network(rng: random.Random) -> Network:
     )
 
 
-def draw_train_s(rng: random.Random, peers: int) -> tuple[float, ...]:
-    """Local training of each peer: equal machines, mixed ones, or one that is far behind."""
-    base = rng.choice([0.05, 0.3, 1.0])
+def draw_train_s(rng: random.Random, peers: int, *, slow: bool = False) -> tuple[float, ...]:
+    """Local training of each peer: equal machines, or mixed ones; slow for long runs."""
+    base = rng.choice([0.5, 1.0] if slow else [0.05, 0.3, 1.0])
     spread = rng.choice([1.0, 1.0, 3.0, 10.0])
     return tuple(base * rng.uniform(1.0, spread) for _ in range(peers))
 

@@ -29,12 +29,13 @@ from p2ptrain.wire.shards import merkle_root
 from simnet.arithmetic import Arithmetic, state_digest
 from simnet.checkers import Judge
 from simnet.storage import Asked, Storage
+from simnet.trace import short
 from simnet.world import World
 
 PING_S = 1.5  # a sign of life at least every 2 s
 REDUCE_S = 0.01  # what the compute process takes
 ITEM_TIMEOUT_S = 3.0  # for state pieces and reduced shards
-REVEALS = 400  # more rounds than any run has
+REVEALS = 1500  # more rounds than any run has
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ class Shell:
             self.storage.votes = record
         else:
             self.storage.commit = record
+            self.judge.committed(record.signed)
 
     def _check_piece(self, effect: effects.CheckPiece) -> None:
         norm2 = self.arithmetic.norm2(effect.piece.data)
@@ -258,6 +260,7 @@ class Shell:
     def _apply(self, effect: effects.Apply) -> None:
         link = Link(effect.certificate, effect.context)
         self.judge.applied(self.peer, link, effect.finals, self.world.now)
+        self.world.record(f"{self.name} applies {short(link.context.block)}")
         self.storage.history.append(link)
         self._apply_candidate()
         if not self.sync.level and effect.context.block not in self.reducing:

@@ -47,11 +47,11 @@ class Storage:
     commit: CommitRecord | None = None
 
     def prune(self) -> None:
-        """Forget old states, but the founding one and those since the last final block."""
+        """Keep the states since the last final block, the founding one and the applied one."""
         history = self.history
         first = history.height - max(STATES_KEPT, len(history.tip.unfinal) + 1)
         newest = range(max(0, first), history.height + 1)
-        kept = {history.context(height).block for height in (0, *newest)}
+        kept = {history.context(height).block for height in (0, *newest)} | {self.applied}
         for old in [block for block in self.states if block not in kept]:
             del self.states[old]
 

@@ -292,6 +292,21 @@ def test_bad_headers_are_refused_by_rule_and_the_honest_answer_still_counts(rule
     assert isinstance(more.message, GetHeaders)
 
 
+def test_at_rest_a_new_peer_is_asked_at_once_and_all_are_asked_now_and_then() -> None:
+    ours, donor = chain(1), chain(3)
+    machine = CatchUp(ME, RULES, ours.history)
+    machine.start(0.0)
+    (greet,) = machine.peers(1.0, (DONOR,))
+    assert isinstance(greet, Send)
+    (ask,) = machine.receive(1.0, DONOR, donor.answer(greet.message))
+    assert isinstance(ask, Send)
+    assert isinstance(ask.message, GetHeaders)
+    machine.receive(1.0, DONOR, Headers(founding().block, ()))
+    (again,) = machine.expire(machine.deadline)
+    assert isinstance(again, Send)
+    assert isinstance(again.message, GetTip)
+
+
 def test_a_struck_peer_is_not_asked_again() -> None:
     ours, donor = chain(1), chain(3)
     machine, _ = _asked(ours, donor)

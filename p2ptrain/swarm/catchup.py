@@ -12,8 +12,10 @@ Theory of operation
 
 A peer that lies about its tip costs one timeout, one that sends a bad certificate is struck
 (RemoteProtocolError) and the next is asked. Behind (from Averaging) begins in the middle: a peer
-showed a certificate that does not follow from ours. The tip may move on all the while: whoever
-falls behind again is told so by the next certificate. States follow in swarm/statesync.py.
+showed a certificate that does not follow from ours. At rest the machine asks new peers at once
+and all of them every CHECK_S, for the members of two branches do not speak to each other. The tip
+may move on all the while: whoever falls behind again is told so by the next certificate. States
+follow in swarm/statesync.py.
 
 The machine reads the shell's History and never changes it: the shell carries Switched out before
 the next call (history.switch, Averaging.adopt, StateSync.retarget).
@@ -43,6 +45,7 @@ from p2ptrain.wire.messages import Certificate, GetHeaders, GetTip, Headers, Mes
 from p2ptrain.wire.peer_id import PeerId
 
 TIPS_TIMEOUT_S = 2.0  # a live peer answers in a round trip; the dead must not hold us up
+CHECK_S = 10.0  # two branches between the same peers hear nothing of each other but by asking
 HEADERS_TIMEOUT_S = 5.0  # a page is at most 1 MB: 4 s at 2 Mbit/s
 
 
@@ -97,6 +100,7 @@ class CatchUp:
         self._tips: dict[PeerId, tuple[int, int, Digest]] = {}  # rounds, view, block
         self._silent: set[PeerId] = set()  # asked for their tip, no answer yet
         self._tips_until = inf
+        self._check_at = inf
         self._page: _Page | None = None
         self._theirs: list[Link] = []  # verified, after the block at _base
         self._base: Context = history.genesis
@@ -110,22 +114,28 @@ class CatchUp:
     @property
     def deadline(self) -> float:
         """When expire must be called next, seconds on the caller's clock; inf: never."""
-        return min(self._tips_until, self._page.until if self._page else inf)
+        rest = inf if self.running else self._check_at
+        return min(rest, self._tips_until, self._page.until if self._page else inf)
 
     def peers(self, now: float, peers: Iterable[PeerId]) -> list[Effect]:
-        """Whom it may ask from now on."""
-        self._peers = sorted(peers)
+        """Whom it may ask from now on; those that are new are asked for their tip."""
+        known, self._peers = set(self._peers), sorted(peers)
         self._silent &= set(self._peers)
+        greet: list[Effect] = []
+        if self._check_at < inf or self.running:
+            new = [peer for peer in self._peers if peer not in known]
+            greet = [Send(peer, GetTip(self._nonce)) for peer in new]
         for gone in [peer for peer in self._tips if peer not in self._peers]:
             del self._tips[gone]
         if self._page and self._page.peer not in self._peers:
             self._page = None
-            return self._next(now)
-        return self._when_all_answered(now)
+            return [*greet, *self._next(now)]
+        return [*greet, *self._when_all_answered(now)]
 
     def start(self, now: float) -> list[Effect]:
         """Ask everyone where they stand."""
         self._nonce += 1
+        self._check_at = inf
         self._silent = set(self._peers)
         self._tips_until = now + TIPS_TIMEOUT_S
         return [Send(peer, GetTip(self._nonce)) for peer in self._peers] + self._when_all_answered(
@@ -147,6 +157,8 @@ class CatchUp:
                 if message.certificate is not None:
                     self._note(sender, message.certificate, message.rounds)
                 self._silent.discard(sender)
+                if not self.running and self._ahead():
+                    return self._next(now)
                 return self._when_all_answered(now)
             case Headers() if self._page and sender == self._page.peer:
                 return self._take(now, self._page, message)
@@ -167,6 +179,8 @@ class CatchUp:
         """The deadline has come: go on without those who are silent."""
         if self._page and self._page.until <= now:
             return self._refused(now, self._page.peer)
+        if not self.running and self._check_at <= now:
+            return self.start(now)
         if self._tips_until <= now:
             self._silent.clear()
         return self._when_all_answered(now)
@@ -185,12 +199,17 @@ class CatchUp:
         if self._tips_until < inf:
             return []
         self._theirs = []
-        ahead = {p: t for p, t in self._tips.items() if self._history.height_of(t[2]) is None}
+        ahead = self._ahead()
         if not ahead:
             self._tips.clear()
+            self._check_at = now + CHECK_S
             return [CaughtUp(self._history.tip)]
         peer = max(sorted(ahead), key=lambda p: ahead[p][:2])
         return [self._ask(now, peer, self._history.known())]
+
+    def _ahead(self) -> dict[PeerId, tuple[int, int, Digest]]:
+        """The peers whose tip we do not have."""
+        return {p: t for p, t in self._tips.items() if self._history.height_of(t[2]) is None}
 
     def _ask(self, now: float, peer: PeerId, known: tuple[Digest, ...]) -> Send:
         self._page = _Page(peer, known, now + HEADERS_TIMEOUT_S)
