@@ -164,7 +164,8 @@ class Operations:
         pack = self.library.launch(
             "gemm.pack_b", (panels, chunks), (1, 1), pack_arguments, tile.defines
         )
-        tile_block = min(TILE_BLOCK, tiles)
+        tile_bytes = tile.rows * CHUNK * 4
+        tile_block = min(TILE_BLOCK, tiles, max(1, self.device.info.local_bytes // tile_bytes))
         row_blocks = -(-tiles // tile_block)
         tasks = TASKS_PER_CORE * self.device.info.compute_units
         panel_block = max(1, panels * row_blocks // tasks)
@@ -173,7 +174,7 @@ class Operations:
             packed,
             *c.place[:3],
             *(np.int32(a.rows), n, k, np.int32(panel_block), np.int32(tile_block)),
-            LocalMemory(tile_block * tile.rows * CHUNK * 4),
+            LocalMemory(tile_block * tile_bytes),
         )
         size = (-(-panels // panel_block), row_blocks)
         return [pack, self.library.launch("gemm.gemm_tiled", size, (1, 1), arguments, tile.defines)]
