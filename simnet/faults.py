@@ -24,16 +24,18 @@ class Network:
     loss_ratio       fraction of messages lost, 0..1
     duplicate_ratio  fraction of messages delivered twice, 0..1
     ordered          whether messages of one peer to another arrive in the order of sending
-    target           a kind of message that is lost more often; "" for none
-    target_ratio     fraction of that kind that is lost
+    targets          kinds of messages that are lost more often
+    target_ratio     fraction of those that is lost, 0..1
+    liars_hear       whether no such message to or from a liar is lost
     """
 
     delay_mean_s: float
     loss_ratio: float
     duplicate_ratio: float
     ordered: bool
-    target: str
-    target_ratio: float
+    targets: tuple[str, ...] = ()
+    target_ratio: float = 0.0
+    liars_hear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Plan:
     network   how bad the network is before heal_s
     outages   what fails
     heal_s    when the network heals
+    view_s    deadline of the first view: the shorter, the more views end without a certificate
+    grace_s   what the first proposer waits for late contributions
     """
 
     members: int
@@ -73,6 +77,8 @@ class Plan:
     network: Network
     outages: tuple[Outage, ...]
     heal_s: float
+    view_s: float = 10.0
+    grace_s: float = 2.0
 
     @property
     def peers(self) -> int:
@@ -85,7 +91,7 @@ class Plan:
         return frozenset(p for o in self.outages if o.end_s == inf for p in o.peers)
 
 
-CALM = Network(0.02, 0.0, 0.0, True, "", 0.0)
+CALM = Network(0.02, 0.0, 0.0, True)
 
 
 def quorum_of(members: int) -> int:
@@ -100,14 +106,14 @@ def liars_tolerated(members: int) -> int:
 
 def draw_network(rng: random.Random) -> Network:
     """A network between quiet and very bad."""
-    target = rng.choice(["", "", *TARGETS])
+    targets = rng.choice([(), (), *((kind,) for kind in TARGETS)])
     return Network(
         delay_mean_s=rng.choice([0.002, 0.02, 0.1, 0.3]),
         loss_ratio=rng.choice([0.0, 0.0, 0.02, 0.1, 0.3]),
         duplicate_ratio=rng.choice([0.0, 0.0, 0.2]),
         ordered=rng.random() < 0.5,
-        target=target,
-        target_ratio=rng.choice([0.3, 0.6, 0.9]) if target else 0.0,
+        targets=targets,
+        target_ratio=rng.choice([0.3, 0.6, 0.9]),
     )
 
 

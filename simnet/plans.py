@@ -40,6 +40,27 @@ def draw_crash(rng: random.Random, members: int) -> Plan:
         network=draw_network(rng),
         outages=tuple(outages),
         heal_s=heal_s,
+        view_s=rng.choice([1.0, 3.0, 10.0]),
+    )
+
+
+def draw_contest(rng: random.Random, members: int) -> Plan:
+    """No liars, but votes that hardly arrive, and contributions that come while views fail.
+
+    Blocks are certified that nobody knows of, while the next proposer has a longer list by now.
+    """
+    count = members or rng.randint(3, 5)
+    targets = rng.choice([("Vote", "Certified"), ("Vote", "Certified"), ("Certified",)])
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={},
+        train_s=tuple(rng.choice([0.1, 0.1, 1.0, 3.0]) for _ in range(count)),
+        network=Network(0.03, 0.02, 0.0, False, targets, rng.choice([0.8, 0.95])),
+        outages=tuple(draw_crashes(rng, count, 12.0)),
+        heal_s=12.0,
+        view_s=1.0,
+        grace_s=0.3,
     )
 
 
@@ -69,7 +90,7 @@ def draw_split(rng: random.Random, members: int) -> Plan:
         joiners=(),
         liars={},
         train_s=draw_train_s(rng, count, slow=True),
-        network=replace(draw_network(rng), target="", target_ratio=0.0),
+        network=replace(draw_network(rng), targets=()),
         outages=tuple(draw_partition(rng, count, heal_s, long=True)),
         heal_s=heal_s,
     )
@@ -97,14 +118,20 @@ def draw_liars(rng: random.Random, members: int) -> Plan:
     """As many liars as the members can bear, each with its own lie, in a middling network."""
     count = _members(rng, members, least=4)
     lies = [lie for lie in LIES if lie not in TWINS or lie == "twins"]
-    return _with_liars(rng, count, lies, replace(draw_network(rng), target=""))
+    return _with_liars(rng, count, lies, replace(draw_network(rng), targets=()))
 
 
 def draw_scheme(rng: random.Random, members: int) -> Plan:
-    """The worst liars there are: each is two, and they tell everyone what suits them."""
-    count = _members(rng, members, least=4)
-    network = Network(0.02, rng.choice([0.02, 0.1, 0.2]), 0.0, False, "Certified", 0.6)
-    return _with_liars(rng, count, ["schemers"], network)
+    """The worst liars there are: each is two, and they tell everyone what suits them.
+
+    Honest votes and certificates rarely reach the honest, and always the liars.
+    """
+    count = members or rng.choice([4, 4, 4, 7])
+    ratio = rng.choice([0.5, 0.8, 0.9])
+    network = Network(0.02, 0.02, 0.0, False, ("Vote", "Certified"), ratio, liars_hear=True)
+    plan = _with_liars(rng, count, ["schemers"], network)
+    train_s = tuple(rng.choice([0.1, 0.1, 0.5]) for _ in range(count))
+    return replace(plan, train_s=train_s, heal_s=20.0, view_s=1.0, grace_s=0.3)
 
 
 def _with_liars(rng: random.Random, count: int, lies: list[str], network: Network) -> Plan:
@@ -117,6 +144,7 @@ def _with_liars(rng: random.Random, count: int, lies: list[str], network: Networ
         network=replace(network, loss_ratio=min(network.loss_ratio, 0.2)),
         outages=(),
         heal_s=rng.uniform(6.0, 15.0),
+        view_s=rng.choice([1.0, 3.0, 10.0]),
     )
 
 

@@ -28,6 +28,7 @@ from simnet.faults import CRASH, FREEZE, PARTITION, Outage, Plan
 from simnet.keys import KeyRing
 from simnet.liars import LIES, TWINS, share_notebook
 from simnet.plans import (
+    draw_contest,
     draw_crash,
     draw_join,
     draw_liars,
@@ -44,6 +45,7 @@ from simnet.world import World
 SWARM = digest("swarm", b"simulated")
 SETTLE_S = 400.0  # views double their deadlines up to 60 s; a few of those may have to pass
 BLOCKS_AFTER = 2  # blocks that must be certified after the healing, and held by all
+BLOCKS_MAX = 400  # after the healing: more, and the others will never follow
 ROUNDS = 10_000  # no run comes to its last round, but those of the scenario "finish"
 
 
@@ -93,6 +95,7 @@ SCENARIOS = {
     s.name: s
     for s in (
         Scenario("crash", draw_crash),
+        Scenario("contest", draw_contest),
         Scenario("pair", draw_pair),
         Scenario("split", draw_split),
         Scenario("join", draw_join),
@@ -105,7 +108,8 @@ SCENARIOS = {
     )
 }
 DRAWN = (
-    *("crash",) * 8,
+    *("crash",) * 6,
+    *("contest",) * 3,
     *("liars",) * 4,
     *("scheme",) * 2,
     *("join",) * 3,
@@ -127,6 +131,7 @@ class Run:
         signers = [self.ring.new_signer() for _ in range(plan.peers)]
         self.peers = [signer.peer for signer in signers]
         self.judge = Judge(frozenset(self.peers[i] for i in plan.liars))
+        self.world.liars = self.judge.liars
         seeds = [digest("reveal seed", peer.encode()) for peer in self.peers]
         context = self._genesis(seeds)
         self.judge.genesis(context)
@@ -134,7 +139,8 @@ class Run:
         settings = self._settings(scenario.rounds)
         self.shells: list[list[Shell]] = []  # of each peer: one, or two if they are twins
         for i, signer in enumerate(signers):
-            config = AveragingConfig(signer.peer, SWARM, signer, self.ring, settings, Timing())
+            timing = Timing(view_first_s=plan.view_s, grace_first_s=plan.grace_s)
+            config = AveragingConfig(signer.peer, SWARM, signer, self.ring, settings, timing)
             lie = plan.liars.get(i, "")
             kind = LIES[lie] if lie else Shell
             names = [f"p{i}a", f"p{i}b"] if lie in TWINS else [f"p{i}"]
@@ -170,9 +176,9 @@ class Run:
         self.world.run(lambda: False, self.plan.heal_s)
         self.judge.check()
         self._heal()
-        settled = self.world.run(self._settled, self.plan.heal_s + SETTLE_S)
+        over = self.world.run(self._over, self.plan.heal_s + SETTLE_S)
         self.judge.check()
-        if not settled and self.judge.tolerable():
+        if not (over and self._settled()) and self.judge.tolerable():
             raise ViolationError(self._liveness(), self._standing())
         self._check_survivor()
         self._check_views()
@@ -231,6 +237,11 @@ class Run:
         self.live = [self.shells[i][0] for i in staying if i not in self.plan.liars]
         self.high = max(shell.storage.history.height for shell in self.live)
         self.view = 0  # the highest when all that live take part again
+
+    def _over(self) -> bool:
+        """Whether to end the run: all is well, or one goes on alone for ever."""
+        most = max(shell.storage.history.height for shell in self.live)
+        return self._settled() or most > self.high + BLOCKS_MAX
 
     def _settled(self) -> bool:
         """All that live hold one chain with new blocks in it, and its state."""

@@ -245,7 +245,7 @@ class Shell:
     def _reduce(self, effect: effects.Reduce) -> None:
         """The compute process is done; without the parent's state it could not begin."""
         state = self.storage.states.get(effect.parent)
-        if state is None or self.averaging is None:
+        if state is None or self.averaging is None or effect.block not in self.reducing:
             return
         del self.reducing[effect.block]
         self.judge.reduced(self.peer, effect)

@@ -46,6 +46,7 @@ class World:
         keep_log  keep a line for every event, for people
         """
         self.encoded = encoded
+        self.liars: frozenset[PeerId] = frozenset()
         self.seed = seed
         self.now = 0.0
         self.rng = random.Random(seed)
@@ -89,8 +90,9 @@ class World:
         """Send a message; the network decides if, when and how often it arrives."""
         network, rng = self.network, self.rng
         ratio = network.loss_ratio
-        if network.target and kind_of(message) == network.target:
-            ratio = max(ratio, network.target_ratio)
+        if network.targets and kind_of(message) in network.targets:
+            heard = network.liars_hear and not self.liars.isdisjoint((sender, to))
+            ratio = ratio if heard else max(ratio, network.target_ratio)
         if not self.reaches(sender, to) or (ratio and rng.random() < ratio):
             return
         if self.encoded:
