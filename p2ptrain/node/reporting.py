@@ -14,6 +14,7 @@ from p2ptrain.train.worker_messages import Evaluated
 from p2ptrain.wire.peer_id import PeerId
 
 WAITS_TOLD_EVERY_S = 2.0
+WAITS_TOLD_AFTER_S = 3.0  # a round that takes no longer needs no words
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,26 @@ class Reporter:
         )
 
     async def report_waits(self, averaging: Averaging) -> None:
-        """Say what is waited for, how long already, and for how long at most; for ever."""
+        """When a round takes long, say what is waited for and for how long at most; for ever."""
         while True:
             await trio.sleep(WAITS_TOLD_EVERY_S)
             now = trio.current_time()
+            if now - self._last_s < WAITS_TOLD_AFTER_S:
+                continue
             waits = [
                 f"{wait.what} ({now - wait.since:.0f} s of {wait.limit:.0f})"
                 for wait in averaging.waits
-                if now - wait.since > WAITS_TOLD_EVERY_S
             ]
-            if waits:
-                self.telemetry.report("waiting", phase=averaging.phase, waits=waits)
+            behind = self.state.history.height - (self.state.height or 0)
+            if behind:
+                waits.append(f"the state after {behind} certified blocks")
+            self.telemetry.report(
+                "waiting",
+                phase=averaging.phase,
+                view=averaging.view,
+                seconds=round(now - self._last_s, 1),
+                waits=waits or [f"{averaging.phase}"],
+            )
 
     async def summary(self, *, finished: bool) -> Summary:
         """The run in figures, after the last block."""

@@ -97,6 +97,8 @@ class Rounds:
         """One round: from one certified block to the next."""
         await self.follow()
         await self._enter_or_leave()
+        if not self.state.level:  # the chain moved on while we told the user about it
+            return
         base = self.tip
         if self._contributes(base):
             work = await self.train(base)
@@ -159,11 +161,12 @@ class Rounds:
     # --- details ----------------------------------------------------------------------------
     def _contributes(self, base: Context) -> bool:
         """Whether to train: members do, unless a contribution stands already or peers are due."""
-        if base.member(self.me) is None or base.rounds >= self.recipe.rounds:
+        averaging = self.machines.averaging
+        # The machine may be a step behind or ahead of the state: ask it about this block only.
+        if averaging.context.block != base.block or not averaging.may_contribute:
             return False
         waiting = base.rounds == 0 and len(self.machines.peers.connected) < self.first_peers
-        done = self.machines.averaging.contributed or self._contributed_to == base.block
-        return not (done or waiting or self._left_at)
+        return not (self._contributed_to == base.block or waiting or self._left_at)
 
     async def _enter_or_leave(self) -> None:
         averaging, inbox = self.machines.averaging, self.machines.to_averaging
