@@ -45,6 +45,7 @@ from p2ptrain.swarm.inputs import Contribution, Wait
 from p2ptrain.swarm.receiving import Receiving
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
+from p2ptrain.wire.limits import BLOCKS_PER_PARENT_MAX
 from p2ptrain.wire.messages import (
     ROUND,
     Certificate,
@@ -66,7 +67,7 @@ class Averaging(Receiving):
 
     Args:
       config       what does not change
-      context      the chain after the newest block whose state this peer has applied
+      context      the chain after the newest block it ever adopted, its state here or not
       certificate  that block's certificate; None: the founding block
       reveals      this peer's hash chain
       record       what it last wrote about its votes, after a restart
@@ -258,12 +259,14 @@ class Averaging(Receiving):
     def contribute(self, now: float, contribution: Contribution) -> list[Effect]:
         """Our local work on context.block is done; ignored if there is no place for it.
 
-        That is: one stands already, or was made before a switch of branches; we are no member; the
-        rounds are done. Raises LocalProtocolError if the hash chain is used up, or another's.
+        That is: it was for another block; one stands already, or was made before a switch of
+        branches; we are no member; the rounds are done. Raises LocalProtocolError if the hash chain
+        is used up, or is not the one that our Join named.
         """
         self._now = now
         member = self.context.member(self.config.me)
-        if member is None or not self.may_contribute:
+        elsewhere = contribution.parent not in (None, self.context.block)
+        if member is None or elsewhere or not self.may_contribute:
             return []
         reveal = self._reveals.preimage(member.anchor)
         if reveal is None:
@@ -333,6 +336,8 @@ class Averaging(Receiving):
             return []
         self._reducing.discard(block)
         self._results[block] = (root, state)
+        if len(self._results) > BLOCKS_PER_PARENT_MAX:
+            del self._results[next(iter(self._results))]
         return self._settle(now)
 
     def adopt(

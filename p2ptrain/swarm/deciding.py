@@ -183,6 +183,7 @@ class Deciding(Standing):
             return None
         statements = [s.statement for s in timeouts if isinstance(s.statement, Timeout)]
         repeated = repeatable(self.context, statements)
+        repeated.sort(key=lambda b: bool(self._exchange.lacking(b)))  # what is held comes first
         block = repeated[0] if repeated else self._new_block(now)
         if block is None:
             return None

@@ -76,6 +76,8 @@ class Term:
 class Reduce:
     """Reduce a block's set on its parent's state, and call reduced(now, block, root, state).
 
+    If that state is not here yet, do it once it is. A Reduce on another parent voids this one.
+
     block   digest of the block
     parent  digest of the block whose state the result is applied to
     terms   in the block's order
@@ -92,7 +94,9 @@ class Reduce:
 class Apply:
     """A certificate was adopted: its block is the new base of the next contribution.
 
-    If the shell did not reduce the block itself, it fetches the reduced shards.
+    The certificate must be durable before any effect that follows: a voter that forgets it could
+    vote under an older parent. The state may come later: if the shell did not reduce the block
+    itself, it fetches the reduced shards.
 
     certificate  the certificate
     context      the chain's context after the block

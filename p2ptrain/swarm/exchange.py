@@ -115,8 +115,9 @@ class Exchange:
         return [CheckPiece(sender, piece)]
 
     def have(self, voter: PeerId, have: Have) -> None:
-        """Note what another voter holds; a Have only ever grows."""
-        self.haves[voter] = self.haves.get(voter, frozenset()) | frozenset(have.commits)
+        """Note what a voter holds. It only ever grows, so the longer of two is the newer one."""
+        if len(have.commits) >= len(self.haves.get(voter, ())):
+            self.haves[voter] = frozenset(have.commits)
 
     def answer(self, sender: PeerId, request: GetContribution) -> list[Effect]:
         """Send what is held of a contribution: its Commits, and pieces if the asker may have them.

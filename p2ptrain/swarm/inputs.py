@@ -72,6 +72,7 @@ class Contribution:
     shards       the encoded shards; their sizes are settings.shard_bytes
     norms2       squared norm of each shard
     local_steps  steps declared for the next round
+    parent       the block that was worked on, if the caller wants that checked
     """
 
     data: Digest
@@ -79,6 +80,7 @@ class Contribution:
     shards: tuple[bytes, ...]
     norms2: tuple[Norm2, ...]
     local_steps: int
+    parent: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,10 @@ class Views:
         self.entered_at = now
         self.failed = 0
         self.deadline = inf
+        for mine in self._timeouts.values():
+            for old in [v for v in mine if v < self.view - 1]:
+                del mine[old]
+        self._timeouts = {peer: mine for peer, mine in self._timeouts.items() if mine}
 
     def fail(self, now: float) -> None:
         """The deadline passed in vain."""
