@@ -298,3 +298,31 @@ def test_what_may_have_been_certified_unseen_is_proposed_again() -> None:
     (block,) = {p.applied[0].certificate.block for p in router.peers.values()}
     assert {block} == voted
     assert late not in {e.peer for e in block.entries}
+
+
+def test_a_set_that_must_be_repeated_but_is_held_by_nobody_ends_in_a_branch() -> None:
+    """All voted, no vote arrived; two crash and forget the pieces of the third, which is gone."""
+    router = Router(3)
+    router.rounds_wanted = 2
+
+    def lose_votes(sender: PeerId, to: PeerId, message: Message) -> bool:
+        return not (isinstance(message, Statement) and isinstance(message.signed.statement, Vote))
+
+    router.spy = lose_votes
+    router.start()
+    for name in router.names:
+        router.contribute(name)
+    router.run()
+    assert len({p.record.last_block for p in router.peers.values() if p.record}) == 1
+    gone, *living = router.names
+    router.peers[gone].up = False
+    for name in living:
+        router.restart(name)
+    router.spy = lambda *_: True
+    router.pass_time(400)
+    assert not router.errors
+    first = {router.peers[n].applied[0].certificate.block for n in living}
+    (block,) = first
+    assert block.kind == BRANCH
+    assert block.living == tuple(living)
+    assert all(router.peers[n].applied[-1].certificate.block.kind == ROUND for n in living)

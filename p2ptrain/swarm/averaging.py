@@ -61,6 +61,8 @@ from p2ptrain.wire.messages import (
 from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_root
 
+STUCK_AFTER = 4  # deadlines in vain over a set that cannot be fetched: 15 times the first limit
+
 
 class Averaging(Receiving):
     """Drive it: start, then receive, expire and the local inputs.
@@ -207,6 +209,10 @@ class Averaging(Receiving):
         self._views.fail(now)
         if not self._is_voter or self.finished:
             return []
+        pending = self._proposal
+        if pending is not None and self._views.failed >= STUCK_AFTER:
+            # A voter crashed after its vote, a contributor went off: the set may be lost for good.
+            self._stuck = self._stuck or bool(self._exchange.lacking(pending.proposal.block))
         if self._lost:
             return self._walk_on(now, self._views.view)
         return self._give_up(self._views.target(self._other_voters()))

@@ -5,6 +5,9 @@ When a quorum is lost, the living go on by a BRANCH block that they sign unanimo
 is the one that more voters of the common block's roster have signed into; then the one with more
 certified rounds; then the one with the lower tip. Samples never decide: they can be bought.
 
+Two quorums certify different blocks on one parent only if voters lie. Then no quorum was lost, and
+the rule is that of voting: the newest certificate counts, that is the one with the highest view.
+
 One liar can sign a branch of its own at any time. Peers that have nothing after the common block
 must not follow it just because it is there. So a branch that does not name us counts only if
 those it leaves behind could not make a quorum any more, or if we have lost our quorum ourselves.
@@ -13,6 +16,7 @@ those it leaves behind could not make a quorum any more, or if we have lost our 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from p2ptrain.swarm.chain import Context, quorum, voters
 from p2ptrain.wire.codec import block_digest
@@ -53,7 +57,15 @@ def should_switch(
         return False
     if not ours:
         return may_follow(common, theirs, me, quorum_lost)
+    if ours[0].block.kind != BRANCH and theirs[0].block.kind != BRANCH:
+        return _trunk_view(theirs) > _trunk_view(ours)
     return _rank(common, theirs) < _rank(common, ours)
+
+
+def _trunk_view(certificates: Sequence[Certificate]) -> int:
+    """The view of the last certificate before the first BRANCH."""
+    trunk = takewhile(lambda c: c.block.kind != BRANCH, certificates)
+    return max(certificate.view for certificate in trunk)
 
 
 def _rank(common: Context, certificates: Sequence[Certificate]) -> tuple[int, int, Digest]:

@@ -6,7 +6,8 @@ its contribution to its certificate within one input. Each rule returns None if 
 
   certify      enough equal votes: make the certificate, send it to all, stand on it
   alone        a sole voter that may not vote in its view gives it up at once
-  lost         no quorum is heard: the living gather in one view, apart from the others
+  lost         no quorum is heard, or what must be repeated is held by nobody any more: the
+               living gather in one view, and agree on a BRANCH
   next_view    a quorum has given this view up
   pull         an honest voter has given up this view or a later one: so do we
   tell         tell the view's proposer what is held
@@ -117,8 +118,9 @@ class Deciding(Standing):
         return self._give_up(views.view)
 
     def _act_on_loss(self, now: float) -> list[Effect] | None:
-        """Without a quorum, walk on to one view with the others that live."""
-        if not self._is_voter or self.finished or not self._quorum_lost(now):
+        """Without a quorum, or stuck, walk on to one view with the others that live."""
+        lost = self._stuck or self._quorum_lost(now)
+        if not self._is_voter or self.finished or not lost:
             self._lost = False
             return None
         if self._foreign is not None:
@@ -339,6 +341,7 @@ class Deciding(Standing):
         if block.kind == BRANCH:
             effects = self._persist(VoteRecord(vote.view, record.last_view, record.last_block))
         else:
+            self._stuck = False
             effects = self._persist(VoteRecord(vote.view, vote.view, block))
         signed = sign_statement(self.config.signer, self.config.swarm, vote)
         self._votes.add(signed, vote)

@@ -89,6 +89,7 @@ class Standing:
         self._early: dict[PeerId, Signed] = {}
         self._foreign: Certificate | None = None  # of a branch without us, on our block
         self._lost = False  # acting on the loss of the quorum
+        self._stuck = False  # a set must be repeated of which nobody sends us all
         self._next_retry = inf
         self._introduce_at = inf
         self._stand_on(context)
@@ -109,6 +110,7 @@ class Standing:
         self._sought: dict[PeerId, float] = {}
         self._foreign = None
         self._lost = False
+        self._stuck = False
         member = context.member(self.config.me)
         if member is not None and member.anchor is not None:
             self._admissions.wish.anchor = member.anchor
