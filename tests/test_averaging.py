@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from swarm_router import SETTINGS, Router
 
+from p2ptrain.errors import LocalProtocolError
 from p2ptrain.swarm.effects import Apply, Effect, Persist, Send, VoteRecord
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.messages import (
@@ -326,3 +327,14 @@ def test_a_set_that_must_be_repeated_but_is_held_by_nobody_ends_in_a_branch() ->
     assert block.kind == BRANCH
     assert block.living == tuple(living)
     assert all(router.peers[n].applied[-1].certificate.block.kind == ROUND for n in living)
+
+
+def test_nothing_is_done_before_start() -> None:
+    router = Router(2)
+    machine = router.peers[router.names[0]].machine
+    assert machine.peers(5.0, router.names) == []
+    assert machine.heard(5.0, router.names[1]) == []
+    with pytest.raises(LocalProtocolError):
+        machine.receive(5.0, router.names[1], GetVotes(router.base.block))
+    assert not [e for e in machine.start(9.0) if not isinstance(e, Send)]
+    assert not machine.quorum_lost

@@ -378,3 +378,15 @@ def test_one_voter_far_ahead_does_not_pull_the_others(stage: Stage) -> None:
     given_up = [e.message.signed.statement for e in effects
                 if isinstance(e, Send) and isinstance(e.message, GiveUp)]  # fmt: skip
     assert {t.view for t in given_up if isinstance(t, Timeout)} == {3}
+
+
+def test_a_proposer_that_lacks_our_later_certificate_for_one_block_is_not_blamed(
+    stage: Stage,
+) -> None:
+    a, b, c = stage.others
+    block = stage.block()
+    stage.give(a, Certified(stage.certificate(1, block, a, b, c)))
+    stage.give(a, Certified(stage.certificate(3, block, a, b, c)))
+    older = stage.certificate(1, block, a, b, c)
+    proposed = stage.propose(b, 4, stage.block(parent=block_digest(block)))
+    stage.ignores(b, replace(proposed, certificate=older))

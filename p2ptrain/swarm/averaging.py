@@ -143,6 +143,7 @@ class Averaging(Receiving):
     # --- the machine --------------------------------------------------------------------------
     def start(self, now: float) -> list[Effect]:
         """Begin; after a restart this sends our contribution again."""
+        self._started = True
         self._now = now
         self._views.entered_at = now
         self._presence.woke(now)
@@ -295,17 +296,10 @@ class Averaging(Receiving):
         return [Persist(record), *self._offer(now, record), *self._settle(now)]
 
     def _offer(self, now: float, record: CommitRecord) -> list[Effect]:
-        self._views.arm(now + self._patience())
         self._next_retry = now + self._views.retry
-        return self._exchange.offer(record)
-
-    def _patience(self) -> float:
-        """The view's limit; a short one if the proposer is known to be gone."""
-        turn = proposer(self.context, self._views.view)
-        gone = self._connected is not None and turn not in self._connected
-        if gone and turn != self.config.me:
-            return max(self.config.timing.view_min_s, self._views.limit / 4)
-        return self._views.limit
+        effects = self._exchange.offer(record)
+        self._evidence(now)
+        return effects
 
     def piece_checked(
         self, now: float, sender: PeerId, piece: Piece, norm2: Norm2 | None
@@ -383,8 +377,10 @@ class Averaging(Receiving):
         self._now = now
         new = sorted(set(connected) - (self._connected or set()))
         self._connected = frozenset(connected)
+        if not self._started:
+            return []
         if self._views.deadline < inf:
-            self._views.arm(now + self._patience())
+            self._evidence(now)
         effects = self._introduce(now, new)
         effects += self._admissions.ask(self.context, new) if new else []
         return effects + self._settle(now)
@@ -393,4 +389,4 @@ class Averaging(Receiving):
         """A sign of life that is no message, such as a ping: told every 2 s at least."""
         self._now = now
         self._presence.heard(peer, now)
-        return self._settle(now)
+        return self._settle(now) if self._started else []

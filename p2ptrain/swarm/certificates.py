@@ -30,7 +30,7 @@ from p2ptrain.swarm.chain import (
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import Verifier, check_signed, statement_bytes
 from p2ptrain.wire.limits import ROSTER_MAX
-from p2ptrain.wire.messages import CLOSE, ROUND, Block, Certificate, Join, Leave, Signed
+from p2ptrain.wire.messages import BRANCH, CLOSE, ROUND, Block, Certificate, Join, Leave, Signed
 from p2ptrain.wire.peer_id import PeerId
 
 
@@ -107,7 +107,8 @@ def verify_certificate(
     """Check a certificate for a child of this context's block; raises RemoteProtocolError."""
     block = certificate.block
     check_block(rules, context, block, sender)
-    if certificate.view <= context.view:
+    # A branch may have begun before our block was certified again, in a later view, without it.
+    if certificate.view <= context.view and block.kind != BRANCH:
         raise RemoteProtocolError(sender, "averaging 7.4", f"view {certificate.view}")
     if block.kind != ROUND and certificate.state != context.state:
         raise RemoteProtocolError(sender, "averaging 7.4", "only a ROUND block changes the state")

@@ -45,12 +45,16 @@ from p2ptrain.wire.messages import (
     Vote,
 )
 
+TRAINING_FACTOR = 4  # limits that a view may take before a quorum has committed
+
 
 class Deciding(Standing):
     """The rules of the averaging machine."""
 
     def _settle(self, now: float) -> list[Effect]:
         """Apply the rules until none applies."""
+        if not self._started:
+            raise LocalProtocolError("start the machine before anything else")
         effects: list[Effect] = []
         for _ in range(RULE_STEPS_MAX):
             more = self._step(now)
@@ -107,6 +111,27 @@ class Deciding(Standing):
             *self._send(everyone, Certified(certificate)),
             *self._adopt(now, context, certificate),
         ]
+
+    # --- patience -----------------------------------------------------------------------------
+    def _evidence(self, now: float) -> None:
+        """Someone is at work on this block: from now on its view runs out, slowly at first.
+
+        Slow training is no fault. So the view's own limit begins once a quorum of voters has
+        committed, and until then a multiple of it: for voters that live but never contribute.
+        """
+        held = self._exchange.held
+        committed = sum(held.first_of(peer) is not None for peer in self._voters)
+        begun = committed >= quorum(len(self._voters))
+        limit = self._patience() if begun else TRAINING_FACTOR * self._views.limit
+        self._views.arm(now + limit)
+
+    def _patience(self) -> float:
+        """The view's limit; a short one if the proposer is known to be gone."""
+        turn = proposer(self.context, self._views.view)
+        gone = self._connected is not None and turn not in self._connected
+        if gone and turn != self.config.me:
+            return max(self.config.timing.view_min_s, self._views.limit / 4)
+        return self._views.limit
 
     # --- views --------------------------------------------------------------------------------
     def _alone(self, now: float) -> list[Effect] | None:

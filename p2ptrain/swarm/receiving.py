@@ -104,10 +104,6 @@ class Receiving(Deciding):
         entries = (e for block in self._blocks.values() for e in block.entries)
         return frozenset(e.commit for e in entries)
 
-    def _evidence(self, now: float) -> None:
-        """Others are at work on this block: give up in time, though we have not contributed."""
-        self._views.arm(now + 2 * self._views.limit)
-
     def _take_piece(
         self, now: float, sender: PeerId, message: Piece | GetContribution
     ) -> list[Effect]:
@@ -224,7 +220,9 @@ class Receiving(Deciding):
             case "unknown":
                 return None, self._behind(now, sender, certificate)
             case "same":
-                if certificate.view <= self.context.view:
+                if certificate.view < self.context.view:  # it lacks our later certificate for it
+                    return None, self._help(now, sender)
+                if certificate.view == self.context.view:
                     return self.context, []
                 self._check_again(certificate, sender)
                 return self.context.at_view(certificate.view), []

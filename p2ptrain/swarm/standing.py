@@ -78,6 +78,7 @@ class Standing:
         self._reveals = reveals
         self._record = record or VoteRecord(0, 0, None)
         self._own_record = own
+        self._started = False
         self._now = 0.0
         self._expired_at = -inf  # deadlines up to here have had their due
         promised = self._record.promised
