@@ -71,43 +71,43 @@ class Machines:
     to_averaging: Inbox[Effect] = field(default_factory=Inbox)
     to_catchup: Inbox[CatchUpEffect] = field(default_factory=Inbox)
     to_statesync: Inbox[SyncEffect] = field(default_factory=Inbox)
-    _pending: dict[Digest, Reduce] = field(default_factory=dict)
-    _level: trio.Event = field(default_factory=trio.Event)
+    _unfinished: dict[Digest, Reduce] = field(default_factory=dict)
+    _news: trio.Event = field(default_factory=trio.Event)
     _died: ComputeDied | None = None
     _known: frozenset[PeerId] = frozenset()
 
     def start(self) -> None:
         """Start the catch-up machines; averaging starts when there is a state to vote on."""
         start = self.nursery.start_soon
-        start(drive, self.catchup, self.to_catchup, self._carry_out_catchup, self._strike)
-        start(drive, self.statesync, self.to_statesync, self._carry_out_sync, self._strike)
+        start(drive, self.catchup, self.to_catchup, self._carry_out_catchup, self._strike_catchup)
+        start(drive, self.statesync, self.to_statesync, self._carry_out_sync, self._strike_sync)
         start(self._report_the_living)
         self.peers_changed()
 
     def start_averaging(self) -> None:
         """Take part."""
         start = self.nursery.start_soon
-        start(drive, self.averaging, self.to_averaging, self._carry_out, self._strike)
-        self.to_averaging.post_nowait(self.averaging.start)
+        start(drive, self.averaging, self.to_averaging, self._carry_out, self.peers.strike)
+        self.to_averaging.post(self.averaging.start)
 
     # --- what comes in ----------------------------------------------------------------------
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Deal a message out. A full inbox drops it: machines never rely on delivery."""
-        self.to_averaging.post_nowait(lambda now: self.averaging.receive(now, sender, message))
-        self.to_catchup.post_nowait(
+        self.to_averaging.offer(lambda now: self.averaging.receive(now, sender, message))
+        self.to_catchup.offer(
             self._searching(lambda now: self.catchup.receive(now, sender, message))
         )
-        self.to_statesync.post_nowait(lambda now: self.statesync.receive(now, sender, message))
+        self.to_statesync.offer(lambda now: self.statesync.receive(now, sender, message))
 
     def peers_changed(self) -> None:
         """Somebody came or went."""
         connected = self.peers.connected
-        self.to_averaging.post_nowait(lambda now: self.averaging.peers(now, connected))
-        self.to_catchup.post_nowait(lambda now: self.catchup.peers(now, connected))
+        self.to_averaging.post(lambda now: self.averaging.peers(now, connected))
+        self.to_catchup.post(lambda now: self.catchup.peers(now, connected))
         if connected - self._known:  # somebody new may be on a better chain
-            self.to_catchup.post_nowait(self.catchup.start)
+            self.to_catchup.post(self.catchup.start)
         self._known = connected
-        self.to_statesync.post_nowait(lambda now: self.statesync.peers(now, connected))
+        self.to_statesync.post(lambda now: self.statesync.peers(now, connected))
 
     def _searching(self, step: Step[CatchUpEffect]) -> Step[CatchUpEffect]:
         """A step of catch-up, which may follow a smaller branch only if our quorum is lost."""
@@ -118,25 +118,44 @@ class Machines:
 
         return run
 
-    async def sync(self) -> None:
-        """Fetch what leads to the tip; returns when the state is there."""
-        if self.state.level:
-            return
-        event = self._level
-        await self.to_statesync.post(self.statesync.follow)
-        await event.wait()
-        if self._died is not None:
-            died, self._died = self._died, None
+    async def sync(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Fetch what leads to the tip; returns when the state is there, or until() holds.
+
+        Raises ComputeDied.
+        """
+        while not (self.state.level or until()):
+            self.check_compute()
+            news = self._news
+            self.to_statesync.post(self._follow)
+            await news.wait()
+
+    def notice(self) -> None:
+        """The chain or the state has moved, or somebody wants to leave: sync looks again."""
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    def check_compute(self) -> None:
+        """Raise ComputeDied if it died on a task that nobody waits for, and is still dead."""
+        died, self._died = self._died, None
+        if died is not None and not self.state.compute.alive:
             raise died
 
-    async def applied_ourselves(self, block: Digest) -> None:
-        """Tell StateSync that the state after this block needs no fetching."""
-        await self.to_statesync.post(lambda now: self.statesync.applied(now, block))
-
-    async def reduce_again(self) -> None:
+    def reduce_again(self) -> None:
         """After the compute process was restarted: what averaging still waits for."""
-        for effect in list(self._pending.values()):
+        unfinished, self._unfinished = self._unfinished, {}
+        for effect in unfinished.values():
             self.nursery.start_soon(self._reduce, effect)
+
+    def _follow(self, now: float) -> Sequence[SyncEffect]:
+        """A step of StateSync, which first hears where the state really is: what we reduced
+        ourselves needs no fetching, and what was on its way when the compute process died does.
+        """
+        return [*self.statesync.applied(now, self.state.block), *self.statesync.follow(now)]
+
+    def _compute_died(self, error: ComputeDied) -> None:
+        self._died = error
+        self.notice()
+        self.on_chain()
 
     # --- effects of averaging ---------------------------------------------------------------
     async def _carry_out(self, effect: Effect) -> bool:
@@ -150,11 +169,13 @@ class Machines:
             case Reduce():
                 self.nursery.start_soon(self._reduce, effect)
             case Apply(certificate, context, finals):
-                self.state.history.append(Link(certificate, context))
-                self.state.pending_finals.extend(finals)
-                self.on_chain()
+                # Not if catch-up has just switched: averaging hears of it by its next step.
+                if certificate.block.parent == self.state.history.tip.block:
+                    self.state.history.append(Link(certificate, context))
+                    self.state.pending_finals.extend(finals)
+                    self.on_chain()
             case Behind(peer, certificate):
-                await self.to_catchup.post(
+                self.to_catchup.post(
                     self._searching(lambda now: self.catchup.behind(now, peer, certificate))
                 )
             case Proof(first, _):
@@ -169,25 +190,24 @@ class Machines:
             norm2 = Norm2(await trio.to_thread.run_sync(codec.squared_norm, piece.data))
         except MalformedShard:
             norm2 = None
-        await self.to_averaging.post(
+        self.to_averaging.post(
             lambda now: self.averaging.piece_checked(now, effect.sender, piece, norm2)
         )
 
     async def _reduce(self, effect: Reduce) -> None:
-        self._pending[effect.block] = effect
         try:
             result = await self.state.reduce(effect)
-        except ComputeDied:
-            return  # the spine restarts it and calls reduce_again
+        except ComputeDied as error:
+            self._unfinished[effect.block] = effect
+            self._compute_died(error)  # the spine restarts it and calls reduce_again
+            return
         except ComputeRefused as error:
             # Bits that passed every check and cannot be averaged: nobody honest gets further.
             self.telemetry.report("warning", text=f"a proposed set cannot be reduced: {error}")
-            self._pending.pop(effect.block, None)
             return
-        self._pending.pop(effect.block, None)
         if result is not None:
             root, state = result
-            await self.to_averaging.post(
+            self.to_averaging.post(
                 lambda now: self.averaging.reduced(now, effect.block, root, state)
             )
 
@@ -197,12 +217,12 @@ class Machines:
             case Send(to, message):
                 self.peers.send(to, message)
             case Switched(height, links, context):
-                await self.state.switch(height, links)
+                if not await self.state.switch(height, links):
+                    self.to_catchup.post(self.catchup.start)
+                    return False
                 certificates = [link.certificate for link in links]
-                await self.to_averaging.post(
-                    lambda now: self.averaging.adopt(now, context, certificates)
-                )
-                await self.to_statesync.post(self.statesync.follow)
+                self.to_averaging.post(lambda now: self.averaging.adopt(now, context, certificates))
+                self.notice()
                 self.on_chain()
             case CaughtUp():
                 if self._known:
@@ -212,28 +232,29 @@ class Machines:
     async def _carry_out_sync(self, effect: SyncEffect) -> bool:
         if isinstance(effect, Send):
             self.peers.send(effect.to, effect.message)
-        else:
-            try:
-                await self.state.sync(effect)
-            except ComputeDied as error:
-                self._died = error
-        if self.state.level or self._died is not None:
-            level, self._level = self._level, trio.Event()
-            level.set()
+            return False
+        try:
+            await self.state.sync(effect)
+        except ComputeDied as error:
+            self._compute_died(error)
+        self.notice()
         return False
 
     # --- faults and signs of life -----------------------------------------------------------
-    def _strike(self, error: RemoteProtocolError) -> None:
+    def _strike_catchup(self, error: RemoteProtocolError) -> None:
         self.peers.strike(error)
         peer = PeerId(error.peer)
-        if error.rule.startswith("catchup"):
-            self.to_catchup.post_nowait(lambda now: self.catchup.struck(now, peer))
-            self.to_statesync.post_nowait(lambda now: self.statesync.lost(now, peer))
+        self.to_catchup.post(lambda now: self.catchup.struck(now, peer))
+
+    def _strike_sync(self, error: RemoteProtocolError) -> None:
+        self.peers.strike(error)
+        peer = PeerId(error.peer)
+        self.to_statesync.post(lambda now: self.statesync.lost(now, peer))
 
     async def _report_the_living(self) -> None:
         while True:
             for peer in self.peers.heard_within(QUIET_S_MAX):
-                self.to_averaging.post_nowait(partial(_heard, self.averaging, peer))
+                self.to_averaging.offer(partial(_heard, self.averaging, peer))
             await trio.sleep(ALIVE_EVERY_S)
 
 

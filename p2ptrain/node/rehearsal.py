@@ -140,7 +140,16 @@ async def _play(
     story("four joins late: recipe, data and state come from the others")
     await start(LATE, link)
     late = swarm.peers[LATE]
-    await swarm.wait_until(lambda: any(event["included"] for event in late.rounds))
+
+    def has_contributed() -> bool:
+        return any(event["included"] for event in late.rounds)
+
+    await swarm.wait_until(lambda: has_contributed() or "done" in late.latest)
+    if not has_contributed():
+        raise DemoFailed(
+            f"peer {LATE} came too late: the {rounds} rounds were over before it had contributed.\n"
+            "Is the machine busy with something else? Try again."
+        )
     await swarm.wait_until(at("two", KILL_AT))
     story("peer one, the founder, is killed (SIGKILL); the others go on")
     swarm.kill(FOUNDER)

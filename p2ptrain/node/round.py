@@ -15,6 +15,7 @@ steps that have become pointless are abandoned, and error feedback stays as it w
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -84,6 +85,7 @@ class Rounds:
             self.machines.nursery.start_soon(self._abandon)
         news, self._news = self._news, trio.Event()
         news.set()
+        self.machines.notice()
 
     async def run(self) -> None:
         """Round after round, until the run is over or we have left."""
@@ -96,9 +98,9 @@ class Rounds:
     async def outer_step(self) -> None:
         """One round: from one certified block to the next."""
         await self.follow()
-        await self._enter_or_leave()
-        if not self.state.level:  # the chain moved on while we told the user about it
-            return
+        self._enter_or_leave()
+        if not (self.state.level or self.leaving):
+            return  # the chain moved on while we told the user about it
         base = self.tip
         if self._contributes(base):
             work = await self.train(base)
@@ -109,10 +111,10 @@ class Rounds:
     async def follow(self) -> None:
         """Apply every certified block up to the newest one: ours, or fetched from others."""
         while not self.state.level:
-            level = await self.state.follow()
-            await self.machines.applied_ourselves(self.state.block)
-            if not level:
-                await self.machines.sync()
+            if not await self.state.follow():
+                await self.machines.sync(until=lambda: self.leaving)
+            if self.leaving and not self.state.level:
+                return  # whoever wants to go need not fetch what it missed
         await self.state.finalize()
         rounds = [link for link in self.applied if link.certificate.block.kind == ROUND]
         self.applied.clear()
@@ -144,19 +146,22 @@ class Rounds:
             shards=work.shards,
             norms2=work.norms2,
             local_steps=self.recipe.inner.local_steps,
+            parent=work.parent,
         )
         averaging = self.machines.averaging
         self._contributed_to = work.parent
-        await self.machines.to_averaging.post(lambda now: averaging.contribute(now, contribution))
+        self.machines.to_averaging.post(lambda now: averaging.contribute(now, contribution))
         self.machines.telemetry.report("trained", loss=work.loss, seconds=work.seconds)
 
     async def agree(self, base: Context) -> None:
         """Wait until a certificate moves the chain, or there is something else to do."""
         while self.tip.block == base.block and not self._over():
+            self.machines.check_compute()
             news = self._news
-            if self._contributes(base):
+            if self._contributes(base) or (self.leaving and self._left_at is None):
                 return
-            await news.wait()
+            with trio.move_on_at(inf if self._left_at is None else self._left_at + LEAVE_S_MAX):
+                await news.wait()
 
     # --- details ----------------------------------------------------------------------------
     def _contributes(self, base: Context) -> bool:
@@ -168,7 +173,7 @@ class Rounds:
         waiting = base.rounds == 0 and len(self.machines.peers.connected) < self.first_peers
         return not (self._contributed_to == base.block or waiting or self._left_at)
 
-    async def _enter_or_leave(self) -> None:
+    def _enter_or_leave(self) -> None:
         averaging, inbox = self.machines.averaging, self.machines.to_averaging
         member = self.tip.member(self.me)
         if self.rounds_max is not None and member and member.rounds >= self.rounds_max:
@@ -176,9 +181,9 @@ class Rounds:
         if self.leaving:
             if self._left_at is None:
                 self._left_at = trio.current_time()
-                await inbox.post(averaging.leave)
+                inbox.post(averaging.leave)
         elif member is None:
-            await inbox.post(averaging.join)
+            inbox.post(averaging.join)
 
     def _over(self) -> bool:
         """The run has its last final block, or we asked to go and are out (or nobody is left)."""
@@ -187,7 +192,7 @@ class Rounds:
         if self._left_at is None:
             return False
         alone = self.tip.member(self.me) is None or len(self.tip.roster) == 1
-        return alone or trio.current_time() > self._left_at + LEAVE_S_MAX
+        return alone or trio.current_time() >= self._left_at + LEAVE_S_MAX
 
     async def _abandon(self) -> None:
         with suppress(ComputeDied):  # train() is told the same, and the spine recovers there
@@ -208,4 +213,4 @@ class Rounds:
         except ComputeDied as again:
             await self._recover(again)
         else:
-            await self.machines.reduce_again()
+            self.machines.reduce_again()
