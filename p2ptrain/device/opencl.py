@@ -20,6 +20,7 @@ import numpy as np
 import pyopencl as cl
 from numpy.typing import DTypeLike, NDArray
 
+from p2ptrain.device.linker import use_bundled_linker
 from p2ptrain.errors import DeviceError
 
 SELECTOR_VARIABLE = "P2PTRAIN_DEVICE"
@@ -172,6 +173,7 @@ def open_device(selector: str | None = None, cache: Path | None = None) -> Devic
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
         os.environ["POCL_CACHE_DIR"] = str(cache)
+    use_bundled_linker()
     found = [(handle, describe(handle)) for handle in device_handles()]
     if not found:
         raise DeviceError(f"no OpenCL device was found; {INSTALL_HINT}")
