@@ -29,6 +29,18 @@ from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What our own reduction of a block gave; the state itself is in the compute process.
+
+    memory  AppliedState._memory then: if it has changed, the process has forgotten the state
+    """
+
+    shards: tuple[bytes, ...]
+    state: Digest
+    memory: int
+
+
 @dataclass
 class AppliedState:
     """The newest applied block, and the candidates for the next one.
@@ -47,7 +59,8 @@ class AppliedState:
     on_apply: Callable[[Link], None]
     held: set[Digest] = field(default_factory=set)
     pending_finals: list[Digest] = field(default_factory=list)
-    _candidates: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
+    _candidates: OrderedDict[Digest, _Candidate] = field(default_factory=OrderedDict)
+    _memory: int = 0  # how often the compute process has forgotten everything
     _reducing: dict[Digest, trio.Event] = field(default_factory=dict)
     _lock: trio.Lock = field(default_factory=trio.Lock)
     _moved: trio.Event = field(default_factory=trio.Event)
@@ -67,25 +80,26 @@ class AppliedState:
         """Whether the state is the one after the tip."""
         return self.block == self.history.tip.block
 
-    async def wait_for_move(self) -> None:
-        """Return when the next block has been applied."""
-        await self._moved.wait()
-
     async def reduce(self, effect: Reduce) -> tuple[Digest, Digest] | None:
         """Reduce a set on its parent's state: (Merkle root, state digest).
 
-        Waits until the parent is applied; None when that can no longer happen.
+        Waits until the parent is applied; None when that can no longer happen, or somebody is at
+        it already. Raises ComputeDied, ComputeRefused.
         """
+        if effect.block in self._reducing:
+            return None
         done = self._reducing[effect.block] = trio.Event()
         try:
             while self.block != effect.parent:
-                if self.history.height_of(effect.parent) is None:
+                if self._is_behind_us(effect.parent):
                     return None
-                await self.wait_for_move()
-            result = await self.compute.reduce(
-                effect.block, effect.parent, effect.terms, effect.codec
-            )
-            self._candidates[effect.block] = result.shards
+                await self._moved.wait()
+            async with self._lock:  # a process that is being restarted knows no parent yet
+                memory = self._memory
+                result = await self.compute.reduce(
+                    effect.block, effect.parent, effect.terms, effect.codec
+                )
+            self._candidates[effect.block] = _Candidate(result.shards, result.state, memory)
             while len(self._candidates) > CANDIDATES_MAX:
                 self._candidates.popitem(last=False)
             return result.root, result.state
@@ -100,14 +114,11 @@ class AppliedState:
             if height is None:
                 return False
             link = self.history.link(height + 1)
-            block = link.context.block
-            if block in self._reducing:
-                await self._reducing[block].wait()
-            if link.certificate.block.kind == ROUND and block not in self._candidates:
-                return False
+            if link.context.block in self._reducing:
+                await self._reducing[link.context.block].wait()
             async with self._lock:
-                if self.block == link.context.parent:
-                    await self._apply(link)
+                if self._follows(link) and not await self._apply_ours(link):
+                    return False
         return True
 
     async def sync(self, effect: Rollback | LoadState | ApplyReduced) -> None:
@@ -119,29 +130,41 @@ class AppliedState:
                 case LoadState(link, pieces):
                     await self._load(link, b"".join(pieces))
                 case ApplyReduced(link, shards):
-                    if self.block == link.context.parent:
+                    if self._follows(link):
                         await self._apply_shards(link, shards)
 
-    async def switch(self, height: int, links: tuple[Link, ...]) -> None:
-        """Put another branch in place of the blocks above a height; the state follows later."""
+    async def switch(self, height: int, links: tuple[Link, ...]) -> bool:
+        """Put another branch in place of the blocks above a height; the state follows later.
+
+        False: while a state was being written the chain has grown, and the choice is open again.
+        """
+        chosen_at = self.history.tip.block
         async with self._lock:
+            if self.history.tip.block != chosen_at:
+                return False
             self.ledger.switch(height)
             self.history.switch(height, links)
             self._candidates.clear()
+            self._move()  # who waits for the state of a block that is gone need not wait
+            return True
 
     async def finalize(self) -> None:
         """Forget the states before the newest applied block that is final."""
-        finals = [block for block in self.pending_finals if block in self.held]
-        if not finals:
-            return
-        newest = finals[-1]
-        self.pending_finals = self.pending_finals[self.pending_finals.index(newest) + 1 :]
-        self.ledger.finalize(newest)
-        await self.compute.finalize(newest)
-        first = self.history.height_of(newest) or 0
-        kept = {block for block in self.held if (self.history.height_of(block) or 0) >= first}
-        # In place: StateSync holds a view of this very set.
-        self.held &= kept | {self.history.genesis.block}
+        async with self._lock:
+            height_of = self.history.height_of
+            known = [block for block in self.pending_finals if height_of(block) is not None]
+            applied = [block for block in known if block in self.held]
+            self.pending_finals = known
+            if not applied or self.height is None:
+                return
+            newest = applied[-1]
+            self.pending_finals = known[known.index(newest) + 1 :]
+            self.ledger.finalize(newest)
+            await self.compute.finalize(newest)
+            first = height_of(newest) or 0
+            kept = {block for block in self.held if (height_of(block) or 0) >= first}
+            # In place: StateSync holds a view of this very set.
+            self.held &= kept | {self.history.genesis.block}
 
     async def restart(self) -> None:
         """After the compute process died: a new one, from the newest state on disk."""
@@ -160,12 +183,32 @@ class AppliedState:
                 await self.compute.restart(self.block, state)
             self._hold_only(self.block)
 
-    async def _apply(self, link: Link) -> None:
-        """Our own candidate, or a block that changes nothing."""
+    def _follows(self, link: Link) -> bool:
+        """Whether a block is the next one; while we waited the chain may have been switched."""
+        block = link.context.block
+        return self.block == link.context.parent and self.history.height_of(block) is not None
+
+    def _is_behind_us(self, block: Digest) -> bool:
+        """Whether the state can no longer come to this block: it left it behind, or its chain."""
+        there, here = self.history.height_of(block), self.height
+        return there is None or (here is not None and here > there)
+
+    async def _apply_ours(self, link: Link) -> bool:
+        """Apply a block that changes nothing, or our own candidate; False if there is none."""
         block = link.context.block
         if link.certificate.block.kind != ROUND:
             await self.compute.carry(block, link.context.parent)
-        await self._adopt(link, self._candidates.pop(block, ()))
+            await self._adopt(link, ())
+            return True
+        candidate = self._candidates.get(block)
+        if candidate is None or candidate.state != link.context.state:
+            return False  # a quorum signed another outcome: fetch that, and see
+        if candidate.memory == self._memory:
+            await self._adopt(link, candidate.shards)
+        else:
+            await self._apply_shards(link, candidate.shards)
+        self._candidates.pop(block, None)
+        return True
 
     async def _apply_shards(self, link: Link, shards: tuple[bytes, ...]) -> None:
         block, parent = link.context.block, link.context.parent
@@ -194,9 +237,12 @@ class AppliedState:
             await trio.to_thread.run_sync(self.ledger.record, height, state, shards)
         self.block = block
         self.held.add(block)
+        self._move()
+        self.on_apply(link)
+
+    def _move(self) -> None:
         moved, self._moved = self._moved, trio.Event()
         moved.set()
-        self.on_apply(link)
 
     async def _load(self, link: Link, state: bytes) -> None:
         digest = await self.compute.load_state(link.context.block, state)
@@ -206,16 +252,18 @@ class AppliedState:
         await self._record(link, ())
 
     async def _roll_back(self, block: Digest) -> None:
+        if block not in self.held:
+            return  # the process was restarted meanwhile; StateSync is told where we are
         if block == self.history.genesis.block:
             await self.compute.initial(block)
             self._hold_only(block)
         else:
             await self.compute.rollback(block)
             self.held &= {kept for kept in self.held if self.history.height_of(kept) is not None}
-        self._candidates.clear()
         self.block = block
+        self._move()
 
     def _hold_only(self, block: Digest) -> None:
         self.held.clear()
         self.held |= {block, self.history.genesis.block}
-        self._candidates.clear()
+        self._memory += 1

@@ -7,7 +7,7 @@ before a Send behind it leaves, and no two calls into the machine ever overlap.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 import trio
@@ -18,9 +18,7 @@ EffectT = TypeVar("EffectT")
 EffectCo = TypeVar("EffectCo", covariant=True)
 Step = Callable[[float], Sequence[EffectT]]
 
-STEPS_QUEUED_MAX = (
-    4096  # a full roster's pieces of one round in shards of 1/64; then the sender waits
-)
+STEPS_QUEUED_MAX = 4096  # a full roster's pieces of one round in shards of 1/64; then some are lost
 
 
 class Driven(Protocol[EffectCo]):
@@ -34,24 +32,27 @@ class Driven(Protocol[EffectCo]):
         """The deadline has come."""
 
 
-@dataclass
 class Inbox(Generic[EffectT]):
-    """The steps that wait for one machine, in the order in which they came; bounded."""
+    """The steps that wait for one machine, in the order in which they came.
 
-    def __post_init__(self) -> None:
-        self._post, self._take = trio.open_memory_channel[Step[EffectT]](STEPS_QUEUED_MAX)
+    Peers can fill it only so far; our own steps always find room, for they must not be lost, and
+    nobody waits to post: two machines that wait for each other's inbox would never move again.
+    """
 
-    def post_nowait(self, step: Step[EffectT]) -> bool:
-        """Queue a step; False if the queue is full, for a message that its sender can repeat."""
-        try:
-            self._post.send_nowait(step)
-        except trio.WouldBlock:
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._post, self._take = trio.open_memory_channel[Step[EffectT]](inf)
+
+    def offer(self, step: Step[EffectT]) -> bool:
+        """Queue a peer's message, which it can repeat; False if the queue is full."""
+        if self._post.statistics().current_buffer_used >= STEPS_QUEUED_MAX:
             return False
+        self.post(step)
         return True
 
-    async def post(self, step: Step[EffectT]) -> None:
-        """Queue a step of our own, which must not be lost."""
-        await self._post.send(step)
+    def post(self, step: Step[EffectT]) -> None:
+        """Queue a step of our own."""
+        self._post.send_nowait(step)
 
     async def take(self) -> Step[EffectT]:
         """The next step."""

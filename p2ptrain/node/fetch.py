@@ -40,12 +40,12 @@ class Fetcher:
 
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Take a message that may answer a request."""
-        self._inbox.post_nowait(lambda now: self._download.receive(now, sender, message))
+        self._inbox.offer(lambda now: self._download.receive(now, sender, message))
 
     def peers_changed(self) -> None:
         """Somebody came or went."""
         connected = self.peers.connected
-        self._inbox.post_nowait(lambda now: [*self._download.peers(now, connected)])
+        self._inbox.post(lambda now: [*self._download.peers(now, connected)])
 
     async def fetch(self, what: str, cids: Iterable[Cid]) -> None:
         """Have all these blobs in the store. Raises PeersMissing, StoreError.
@@ -57,7 +57,7 @@ class Fetcher:
             return
         wanted = blobs_wanted(missing)
         self.peers_changed()
-        await self._inbox.post(lambda now: [*self._download.want(now, wanted)])
+        self._inbox.post(lambda now: [*self._download.want(now, wanted)])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, what, len(missing))
             await drive(self._download, self._inbox, self._carry_out, self._strike)
@@ -76,7 +76,7 @@ class Fetcher:
     def _strike(self, error: RemoteProtocolError) -> None:
         self.peers.strike(error)
         peer = PeerId(error.peer)
-        self._inbox.post_nowait(lambda now: [*self._download.lost(now, peer)])
+        self._inbox.post(lambda now: [*self._download.lost(now, peer)])
 
     async def _watch(self, what: str, total: int) -> None:
         """Say how it goes, and give up when there is nobody to ask."""

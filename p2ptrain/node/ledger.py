@@ -8,7 +8,8 @@ A checkpoint holds its own certificate and is written first: it is the moment at
 applied. If the node dies before the transcript has the certificate too, the restart adds it.
 
 When another branch turns out to be the trunk, the transcript notes where the two parted
-("switch") and goes on with the other; nothing is ever erased from it.
+("switch") and goes on with the other; nothing is ever erased from it. A checkpoint of a chain that
+the transcript does not lead to (we died while changing over) is passed over for an older one.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Ledger:
     recorded: int = 0
     _reduced: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
     _reduced_bytes: int = 0
-    _saved: set[Digest] = field(default_factory=set)
+    _saved: list[Digest] = field(default_factory=list)
+    _parted: Digest | None = None
 
     def record(self, height: int, state: bytes, reduced: tuple[bytes, ...]) -> None:
         """Make durable that the block of this height was applied, and all blocks below it.
@@ -68,12 +70,15 @@ class Ledger:
         """
         link = self.history.link(height)
         self._save(link, state)
-        new = self.history.after(self.recorded)[: height - self.recorded]
-        self.transcript.append_all(
-            [(CERTIFICATE, one.context.block, pack(one.certificate)) for one in new]
-        )
-        self.recorded = height
-        if reduced:
+        # After a roll-back the state may be below what is recorded already.
+        new = self.history.after(self.recorded)[: max(0, height - self.recorded)]
+        entries = [(CERTIFICATE, one.context.block, pack(one.certificate)) for one in new]
+        if self._parted is not None:
+            entries.insert(0, (SWITCH, self._parted, b""))
+        self.transcript.append_all(entries)
+        self._parted = None
+        self.recorded = max(self.recorded, height)
+        if reduced and link.context.block not in self._reduced:
             self._reduced[link.context.block] = reduced
             self._reduced_bytes += sum(map(len, reduced))
             while self._reduced_bytes > REDUCED_BYTES_KEPT and len(self._reduced) > 1:
@@ -81,9 +86,13 @@ class Ledger:
                 self._reduced_bytes -= sum(map(len, gone))
 
     def switch(self, height: int) -> None:
-        """The blocks above this height are about to be replaced by those of another branch."""
+        """The blocks above this height are about to be replaced by those of another branch.
+
+        The disk says so together with the first block of that branch that is applied: whoever
+        dies before has a whole chain, the old one, and finds the better one again.
+        """
         if self.recorded > height:
-            self.transcript.append(SWITCH, self.history.context(height).block, b"")
+            self._parted = self.history.context(height).block
             self.recorded = height
         self._forget_above(height)
 
@@ -95,35 +104,45 @@ class Ledger:
     def restore(self) -> Restored | None:
         """Read what an earlier run of this node left; None if there is nothing.
 
-        Raises StoreError if the transcript is damaged or no checkpoint is whole.
+        Raises StoreError if the transcript is damaged or no checkpoint of its chain is whole.
         """
         for entry in self.transcript.iterate():
             if entry.kind == SWITCH:
                 self.history.switch(self._height(Digest(entry.block_id)), ())
             else:
                 self._extend(entry.payload)
-        loaded = self.checkpoints.load_newest()
-        if loaded.checkpoint is None:
+        loaded = self.checkpoints.load_newest(self._follows)
+        checkpoint = loaded.checkpoint
+        if checkpoint is None:
             if self.history.height:
                 raise StoreError(
                     "the transcript has a run's history, but no checkpoint of it is whole.\n"
                     "Move this swarm's folder away and join again: others hold the state."
                 )
             return None
-        certificate = unpack(Certificate, loaded.checkpoint.certificate)
-        if certificate.block.parent == self.history.tip.block:
-            self.transcript.append(
-                CERTIFICATE, loaded.checkpoint.block_id, loaded.checkpoint.certificate
-            )
-            self._extend(loaded.checkpoint.certificate)
-        height = self._height(Digest(loaded.checkpoint.block_id))
+        block = Digest(checkpoint.block_id)
+        if self.history.height_of(block) is None:  # we died before the transcript had it too
+            self._cut(self._height(unpack(Certificate, checkpoint.certificate).block.parent))
+            self.transcript.append(CERTIFICATE, block, checkpoint.certificate)
+            self._extend(checkpoint.certificate)
+        # If the newest checkpoint was lost: what came after is fetched or certified again.
+        self._cut(self._height(block))
+        self.recorded = self.history.height
+        self._saved.append(block)
+        return Restored(checkpoint.vector, loaded.warnings)
+
+    def _follows(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint is of our chain, or of a block on one of our chain."""
+        if self.history.height_of(Digest(checkpoint.block_id)) is not None:
+            return True
+        certificate = unpack(Certificate, checkpoint.certificate)
+        return self.history.height_of(certificate.block.parent) is not None
+
+    def _cut(self, height: int) -> None:
+        """Drop the blocks above a height, on the disk too."""
         if height < self.history.height:
-            # The newest checkpoint was lost: what came after it is fetched or certified again.
-            self.transcript.append(SWITCH, loaded.checkpoint.block_id, b"")
+            self.transcript.append(SWITCH, self.history.context(height).block, b"")
             self.history.switch(height, ())
-        self.recorded = height
-        self._saved.add(self.history.tip.block)
-        return Restored(loaded.checkpoint.vector, loaded.warnings)
 
     def reduced_of(self, block: Digest) -> tuple[bytes, ...] | None:
         """The reduced shards of a block, if they are still held."""
@@ -155,7 +174,9 @@ class Ledger:
         order = len(self.transcript)
         block = link.context.block
         self.checkpoints.save(Checkpoint(order, block, pack(link.certificate), b"", state))
-        self._saved.add(block)
+        if block not in self._saved:
+            self._saved.append(block)
+            del self._saved[:-CHECKPOINTS_KEPT]  # the store keeps no more either
 
     def _extend(self, packed: bytes) -> None:
         certificate = unpack(Certificate, packed)
@@ -166,12 +187,13 @@ class Ledger:
         height = self.history.height_of(block)
         if height is None:
             raise StoreError(
-                "the checkpoints and the transcript of this swarm do not belong together.\n"
+                "the transcript of this swarm does not fit together.\n"
                 "Move this swarm's folder away and join again: others hold the state."
             )
         return height
 
     def _forget_above(self, height: int) -> None:
         for link in self.history.after(height):
-            self._saved.discard(link.context.block)
+            if link.context.block in self._saved:
+                self._saved.remove(link.context.block)
             self._reduced_bytes -= sum(map(len, self._reduced.pop(link.context.block, ())))

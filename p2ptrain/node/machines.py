@@ -82,13 +82,13 @@ class Machines:
         start(drive, self.catchup, self.to_catchup, self._carry_out_catchup, self._strike_catchup)
         start(drive, self.statesync, self.to_statesync, self._carry_out_sync, self._strike_sync)
         start(self._report_the_living)
+        self.to_averaging.post(self.averaging.start)  # before all that waits for it to take part
         self.peers_changed()
 
     def start_averaging(self) -> None:
         """Take part."""
         start = self.nursery.start_soon
         start(drive, self.averaging, self.to_averaging, self._carry_out, self.peers.strike)
-        self.to_averaging.post(self.averaging.start)
 
     # --- what comes in ----------------------------------------------------------------------
     def deliver(self, sender: PeerId, message: Message) -> None:
@@ -222,7 +222,7 @@ class Machines:
                     return False
                 certificates = [link.certificate for link in links]
                 self.to_averaging.post(lambda now: self.averaging.adopt(now, context, certificates))
-                self.notice()
+                self.to_statesync.post(self._follow)
                 self.on_chain()
             case CaughtUp():
                 if self._known:

@@ -122,7 +122,9 @@ class Reporter:
 
     async def summary(self, *, finished: bool) -> Summary:
         """The run in figures, after the last block."""
-        state = await self.state.compute.state(self.state.block)
+        state = self.state.ledger.state_of(self.state.block)
+        if state is None:  # the founding state has no checkpoint
+            state = await self.state.compute.state(self.state.block)
         context = self.state.history.context(self.state.height or 0)
         sent, received = self._bytes()
         return Summary(

@@ -12,6 +12,7 @@ import trio
 
 from p2ptrain.config import Recipe
 from p2ptrain.data.manifest import Manifest
+from p2ptrain.errors import StoreError
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.ledger import Ledger
@@ -144,7 +145,11 @@ async def _restore(node: Node, ledger: Ledger, compute: Compute) -> AppliedState
     if restored is not None:
         for warning in restored.warnings:
             node.telemetry.report("warning", text=warning)
-        await compute.load_state(block, restored.state)
+        if await compute.load_state(block, restored.state) != ledger.history.tip.state:
+            raise StoreError(
+                "the newest checkpoint of this swarm is not the state that was certified.\n"
+                "Move this swarm's folder away and join again: others hold the state."
+            )
         node.telemetry.report("resumed", round=ledger.history.tip.rounds)
     return state
 

@@ -14,7 +14,7 @@ from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import parse_cid
 from p2ptrain.wire.digest import Digest
-from p2ptrain.wire.limits import STATE_PIECE_BYTES, STATES_CACHED
+from p2ptrain.wire.limits import REDUCED_CACHED, STATE_PIECE_BYTES, STATES_CACHED
 from p2ptrain.wire.messages import (
     Blob,
     GetBlob,
@@ -28,10 +28,21 @@ from p2ptrain.wire.messages import (
     StatePiece,
     Tip,
 )
-from p2ptrain.wire.shards import merkle_proof
+from p2ptrain.wire.shards import merkle_proofs
 
 Request = GetTip | GetHeaders | GetState | GetReduced | GetBlob
 REQUESTS = (GetTip, GetHeaders, GetState, GetReduced, GetBlob)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """The leaves of a Merkle tree and the path of each: the tree is hashed once."""
+
+    leaves: tuple[bytes, ...]
+    proofs: list[tuple[Digest, ...]]
+
+
+_NOTHING = _Proven((), [])
 
 
 @dataclass
@@ -45,7 +56,8 @@ class Server:
     blocks: BlockStore
     telemetry: Telemetry
     ledger: Ledger | None = None
-    _states: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
+    _states: OrderedDict[Digest, _Proven] = field(default_factory=OrderedDict)
+    _reduced: OrderedDict[Digest, _Proven] = field(default_factory=OrderedDict)
 
     def answer(self, request: Request) -> Message | None:
         """The answer to a request; None where silence is the answer."""
@@ -58,14 +70,14 @@ class Server:
                 return self._blob(request, cid)
             case GetState(block, index):
                 pieces = self._state(block)
-                if index >= len(pieces):
+                if index >= len(pieces.leaves):
                     return NotHeld(request)
-                return StatePiece(block, index, tuple(merkle_proof(pieces, index)), pieces[index])
+                return StatePiece(block, index, pieces.proofs[index], pieces.leaves[index])
             case GetReduced(block, shard):
-                shards = self.ledger.reduced_of(block) if self.ledger else None
-                if shards is None or shard >= len(shards):
+                shards = self._shards(block)
+                if shard >= len(shards.leaves):
                     return NotHeld(request)
-                return ReducedPiece(block, shard, tuple(merkle_proof(shards, shard)), shards[shard])
+                return ReducedPiece(block, shard, shards.proofs[shard], shards.leaves[shard])
 
     def _tip(self) -> Message | None:
         if self.ledger is None:
@@ -84,17 +96,32 @@ class Server:
             return NotHeld(request)
         return NotHeld(request) if content is None else Blob(text, content)
 
-    def _state(self, block: Digest) -> tuple[bytes, ...]:
+    def _state(self, block: Digest) -> _Proven:
         """The pieces of a state that is on disk, remembered while it is being fetched."""
         if block not in self._states:
             state = self.ledger.state_of(block) if self.ledger else None
             if state is None:
-                return ()
-            self._states[block] = cut_state(state)
-            while len(self._states) > STATES_CACHED:
-                self._states.popitem(last=False)
+                return _NOTHING
+            _remember(self._states, block, cut_state(state), STATES_CACHED)
         self._states.move_to_end(block)
         return self._states[block]
+
+    def _shards(self, block: Digest) -> _Proven:
+        """The reduced shards of a block, which the ledger holds."""
+        shards = self.ledger.reduced_of(block) if self.ledger else None
+        if shards is None:
+            return _NOTHING
+        if block not in self._reduced:
+            _remember(self._reduced, block, shards, REDUCED_CACHED)
+        return self._reduced[block]
+
+
+def _remember(
+    cache: OrderedDict[Digest, _Proven], block: Digest, leaves: tuple[bytes, ...], entries_max: int
+) -> None:
+    cache[block] = _Proven(leaves, merkle_proofs(leaves))
+    while len(cache) > entries_max:
+        cache.popitem(last=False)
 
 
 def cut_state(state: bytes) -> tuple[bytes, ...]:

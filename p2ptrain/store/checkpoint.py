@@ -13,7 +13,7 @@ so the caller marks a block final when it is; the final one is never pruned.
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +89,9 @@ class CheckpointStore:
         """Say that a block can no longer be replaced. Raises StoreError."""
         write_atomically(self._folder / "final", block_id.hex().encode("ascii"))
 
-    def load_newest(self) -> Loaded:
-        """The whole checkpoint of the highest round."""
-        return self._first_whole(reversed(self._paths()))
+    def load_newest(self, wanted: Callable[[Checkpoint], bool] = lambda _: True) -> Loaded:
+        """The whole checkpoint of the highest round, of those that are wanted."""
+        return self._first_whole(reversed(self._paths()), wanted)
 
     def load_final(self) -> Loaded:
         """The checkpoint of the block that was last marked final. Raises StoreError."""
@@ -117,13 +117,18 @@ class CheckpointStore:
         # A marker that is damaged only means that the next final block will set it again.
         return bytes.fromhex(text.decode("ascii")) if _HEX.fullmatch(text) else None
 
-    def _first_whole(self, paths: Iterator[Path]) -> Loaded:
+    def _first_whole(
+        self, paths: Iterator[Path], wanted: Callable[[Checkpoint], bool] = lambda _: True
+    ) -> Loaded:
         warnings: list[str] = []
         for path in paths:
             try:
-                return Loaded(_read(path), tuple(warnings))
+                checkpoint = _read(path)
             except StoreError as error:
                 warnings.append(str(error))
+                continue
+            if wanted(checkpoint):
+                return Loaded(checkpoint, tuple(warnings))
         return Loaded(None, tuple(warnings))
 
     def _prune(self) -> None:

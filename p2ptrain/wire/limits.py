@@ -98,6 +98,7 @@ COMPUTE_RESTARTS_MAX = 8  # deaths of the compute process in one run; then the d
 CANDIDATES_MAX = 4  # reduced blocks that wait for a certificate: re-proposals of one parent
 REDUCED_BYTES_KEPT = 1 << 27  # reduced shards for those who follow: 64 rounds of 2M parameters
 STATES_CACHED = 2  # states being served: the newest, and the one that joiners began with
+REDUCED_CACHED = 4  # blocks whose shards are being served with proofs: followers ask for two at once
 REVEALS_MAX = 1 << 20  # points of a hash chain: 1 s to compute; a longer run joins again
 REVEALS_SPARE = 1 << 10  # for contributions that were revealed and not certified
 PARENTS_REMEMBERED = 64  # blocks that we contributed to: never twice to one, even after a switch
