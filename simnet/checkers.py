@@ -10,7 +10,8 @@ Safety is judged all the time, whatever the faults:
   S3  one block, one state: equal bits on all peers, and equal to what the certificate says
   S4  nothing is counted twice: an entry's commit was signed by its peer, for this parent, with
       this weight; no commit is in two blocks of a chain
-  S5  no honest peer is struck, or proven to have said two things
+  S5  no honest peer is struck (while every roster can bear its liars), and never is one proven to
+      have said two things
 
 Liveness is judged in simnet/scenarios.py, after the faults.
 """
@@ -139,7 +140,7 @@ class Judge:
     def struck(self, by: PeerId, error: RemoteProtocolError) -> None:
         """A peer blames another."""
         self.strikes.append((by, error.peer, error.rule))
-        if by not in self.liars and error.peer not in self.liars:
+        if by not in self.liars and error.peer not in self.liars and self.tolerable():
             raise ViolationError("S5", f"{by[-6:]} struck honest {error}")
 
     def proved(self, by: PeerId, proof: Proof) -> None:

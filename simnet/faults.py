@@ -26,7 +26,7 @@ class Network:
     ordered          whether messages of one peer to another arrive in the order of sending
     targets          kinds of messages that are lost more often
     target_ratio     fraction of those that is lost, 0..1
-    liars_hear       whether no such message to or from a liar is lost
+    liars_hear       whether no such message to or from a liar is lost, and no partition stops it
     """
 
     delay_mean_s: float

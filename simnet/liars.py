@@ -3,28 +3,23 @@
 A lie is a class of Shell: the production machines run underneath, and what they say is bent on
 its way out. Twins are two instances of one peer that know nothing of each other, which makes
 double votes, double commits, two proposals and contradicting promises of the plainest kind
-("Twins: BFT Systems Made Robust", Bano et al., 2020, arXiv:2004.10617). A Schemer is a pair of
-twins that also share what they have seen and claim in every Timeout whatever suits them.
+("Twins: BFT Systems Made Robust", Bano et al., 2020, arXiv:2004.10617). simnet/schemer.py has one
+that goes by a plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import ZERO_DIGEST, digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.messages import (
-    Block,
-    Certificate,
-    Certified,
     Commit,
     GiveUp,
+    Have,
     Message,
     Piece,
     Proposal,
-    Propose,
     Signed,
     Statement,
     Timeout,
@@ -33,7 +28,7 @@ from p2ptrain.wire.messages import (
 from p2ptrain.wire.peer_id import PeerId
 from simnet.shell import Shell
 
-Statements = Commit | Vote | Timeout
+Statements = Commit | Have | Vote | Timeout | Proposal
 
 
 class Liar(Shell):
@@ -197,87 +192,3 @@ class Twin(Liar):
         )
         if not (missed and self.face(sender, self.name.encode()) and self.rng.random() < 0.5):
             super().deliver(sender, message)
-
-
-@dataclass(slots=True)
-class Notebook:
-    """What a pair of Schemers has seen: certificates, and blocks with the views they were in."""
-
-    certificates: list[Certificate] = field(default_factory=list)
-    proposed: list[tuple[int, Block]] = field(default_factory=list)
-
-
-class Schemer(Twin):
-    """A twin that claims in a Timeout any certificate and any vote that it could have."""
-
-    notebook: Notebook
-
-    def deliver(self, sender: PeerId, message: Message) -> None:
-        """Take notes, then behave as a twin."""
-        match message:
-            case Certified(certificate):
-                self._note(certificate)
-            case Propose(Signed(statement=Proposal() as proposal), certificate):
-                self._note(certificate)
-                self.notebook.proposed.append((proposal.view, proposal.block))
-            case GiveUp(_, certificate):
-                self._note(certificate)
-            case _:
-                pass
-        super().deliver(sender, message)
-
-    def _note(self, certificate: Certificate | None) -> None:
-        if certificate is not None and certificate not in self.notebook.certificates[-8:]:
-            self.notebook.certificates.append(certificate)
-
-    def bend(self, to: PeerId, message: Message) -> Message | None:
-        """Another story for everyone, and certificates kept to itself most of the time."""
-        match message:
-            case GiveUp(Signed(statement=Timeout() as timeout), certificate):
-                return self._story(timeout, certificate)
-            case Certified():
-                return message if self.rng.random() < 0.2 else None
-            case Propose(signed, certificate) if isinstance(signed.statement, Proposal):
-                self.notebook.proposed.append((signed.statement.view, signed.statement.block))
-            case _:
-                pass
-        return super().bend(to, message)
-
-    def _story(self, timeout: Timeout, certificate: Certificate | None) -> GiveUp:
-        held = [c for c in self.notebook.certificates[-6:] if c.view <= timeout.view]
-        high = self.rng.choice([certificate, *held])
-        if high is not None:
-            name = block_digest(high.block)
-            timeout = replace(timeout, high_view=high.view, high_block=name)
-        votes = [(v, b) for v, b in self.notebook.proposed[-6:] if v <= timeout.view]
-        if votes and self.rng.random() < 0.7:
-            view, block = self.rng.choice(votes)
-            timeout = replace(timeout, last_view=view, last_block=block)
-        else:
-            timeout = replace(timeout, last_view=0, last_block=None)
-        return GiveUp(self.restate(timeout), high)
-
-
-def share_notebook(shells: Sequence[Shell]) -> None:
-    """Let the instances of one Schemer know what each has seen."""
-    notebook = Notebook()
-    for shell in shells:
-        if isinstance(shell, Schemer):
-            shell.notebook = notebook
-
-
-LIES: dict[str, Callable[..., Liar]] = {
-    "double vote": DoubleVoter,
-    "double commit": DoubleCommitter,
-    "wrong base state": WrongBase,
-    "wrong reduced root": WrongRoot,
-    "withheld pieces": Withholder,
-    "spoiled pieces": Spoiler,
-    "forged signatures": Forger,
-    "claimed certificates": Boaster,
-    "denied votes": Denier,
-    "silence": Mute,
-    "twins": Twin,
-    "schemers": Schemer,
-}
-TWINS = ("twins", "schemers")  # lies that take two instances

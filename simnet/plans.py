@@ -18,7 +18,7 @@ from simnet.faults import (
     draw_train_s,
     liars_tolerated,
 )
-from simnet.liars import LIES, TWINS
+from simnet.lies import LIES
 
 
 def _members(rng: random.Random, members: int, least: int = 1) -> int:
@@ -117,21 +117,17 @@ def draw_join(rng: random.Random, members: int) -> Plan:
 def draw_liars(rng: random.Random, members: int) -> Plan:
     """As many liars as the members can bear, each with its own lie, in a middling network."""
     count = _members(rng, members, least=4)
-    lies = [lie for lie in LIES if lie not in TWINS or lie == "twins"]
+    lies = [lie for lie in LIES if lie != "scheme"]
     return _with_liars(rng, count, lies, replace(draw_network(rng), targets=()))
 
 
 def draw_scheme(rng: random.Random, members: int) -> Plan:
-    """The worst liars there are: each is two, and they tell everyone what suits them.
-
-    Honest votes and certificates rarely reach the honest, and always the liars.
-    """
-    count = members or rng.choice([4, 4, 4, 7])
-    ratio = rng.choice([0.5, 0.8, 0.9])
-    network = Network(0.02, 0.02, 0.0, False, ("Vote", "Certified"), ratio, liars_hear=True)
-    plan = _with_liars(rng, count, ["schemers"], network)
-    train_s = tuple(rng.choice([0.1, 0.1, 0.5]) for _ in range(count))
-    return replace(plan, train_s=train_s, heal_s=20.0, view_s=1.0, grace_s=0.3)
+    """One liar among four who rules the network, and works at two chains (simnet/schemer.py)."""
+    count = members or 4
+    loss = rng.choice([0.9, 1.0, 1.0])
+    network = Network(0.02, 0.0, 0.0, False, ("Vote", "Certified"), loss, liars_hear=True)
+    plan = _with_liars(rng, count, ["scheme"], network)
+    return replace(plan, train_s=(0.1,) * count, heal_s=15.0, view_s=0.5, grace_s=0.3)
 
 
 def _with_liars(rng: random.Random, count: int, lies: list[str], network: Network) -> Plan:

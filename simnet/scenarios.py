@@ -26,7 +26,7 @@ from simnet.arithmetic import Arithmetic, Hashes, Vectors, state_digest
 from simnet.checkers import Judge, ViolationError
 from simnet.faults import CRASH, FREEZE, PARTITION, Outage, Plan
 from simnet.keys import KeyRing
-from simnet.liars import LIES, TWINS, share_notebook
+from simnet.lies import LIES, TWINS
 from simnet.plans import (
     draw_contest,
     draw_crash,
@@ -139,13 +139,16 @@ class Run:
         settings = self._settings(scenario.rounds)
         self.shells: list[list[Shell]] = []  # of each peer: one, or two if they are twins
         for i, signer in enumerate(signers):
-            timing = Timing(view_first_s=plan.view_s, grace_first_s=plan.grace_s)
+            timing = Timing(
+                view_first_s=plan.view_s,
+                view_min_s=min(0.5, 0.5 * plan.view_s),
+                grace_first_s=plan.grace_s,
+            )
             config = AveragingConfig(signer.peer, SWARM, signer, self.ring, settings, timing)
             lie = plan.liars.get(i, "")
             kind = LIES[lie] if lie else Shell
             names = [f"p{i}a", f"p{i}b"] if lie in TWINS else [f"p{i}"]
             shells = [kind(setup, config, seeds[i], plan.train_s[i], name) for name in names]
-            share_notebook(shells)
             self.shells.append(shells)
 
     def _genesis(self, seeds: list[Digest]) -> Context:

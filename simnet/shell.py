@@ -327,8 +327,8 @@ class Shell:
             self.averaging = averaging.Averaging(
                 self.config, history.tip, history.certificate, self.reveals, storage.votes, own
             )
-            self._do(self.averaging.peers(self.world.now, self.connected))
             self._do(self.averaging.start(self.world.now))
+            self._do(self.averaging.peers(self.world.now, self.connected))
         self._train()
 
     # --- local work -----------------------------------------------------------------------------

@@ -76,8 +76,9 @@ class World:
         self.cut = frozenset()
 
     def reaches(self, a: PeerId, b: PeerId) -> bool:
-        """Whether no partition lies between two peers."""
-        return (a in self.cut) == (b in self.cut)
+        """Whether no partition lies between two peers; liars may bridge one."""
+        bridged = self.network.liars_hear and not self.liars.isdisjoint((a, b))
+        return bridged or (a in self.cut) == (b in self.cut)
 
     def answers(self, a: PeerId, b: PeerId) -> bool:
         """Whether b, seen from a, shows signs of life: it runs, and no partition lies between."""

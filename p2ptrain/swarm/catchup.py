@@ -20,7 +20,6 @@ follow in swarm/statesync.py.
 The machine reads the shell's History and never changes it: the shell carries Switched out before
 the next call (history.switch, Averaging.adopt, StateSync.retarget).
 
-  catchup 1.1  headers after a block that was not asked for
   catchup 1.2  more headers than were asked for
   catchup 1.3  headers that do not follow from one another
   averaging 7  a certificate that does not hold (certificates.verify_certificate)
@@ -222,7 +221,10 @@ class CatchUp:
         return self._next(now)
 
     def _take(self, now: float, page: _Page, headers: Headers) -> list[Effect]:
-        base, so_far = self._start_of(page, headers.after)
+        start = self._start_of(page, headers.after)
+        if start is None:  # the late answer to an earlier request
+            return []
+        base, so_far = start
         context = so_far[-1].context if so_far else base
         links = so_far + self._verified(page.peer, context, headers)
         self._base, self._theirs, self._page = base, links, None
@@ -254,13 +256,13 @@ class CatchUp:
             return None
         return Switched(height, tuple(links), links[-1].context)
 
-    def _start_of(self, page: _Page, after: Digest) -> tuple[Context, list[Link]]:
+    def _start_of(self, page: _Page, after: Digest) -> tuple[Context, list[Link]] | None:
         """The context that the page builds on: the end of the last page, or a block of ours."""
         if self._theirs and after == self._theirs[-1].context.block:
             return self._base, self._theirs
         height = self._history.height_of(after)
         if after not in page.known or height is None:
-            raise RemoteProtocolError(page.peer, "catchup 1.1", "headers after another block")
+            return None
         return self._history.context(height), []
 
     def _verified(self, peer: PeerId, context: Context, headers: Headers) -> list[Link]:

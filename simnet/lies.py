@@ -1,0 +1,35 @@
+"""The lies that a plan can name, and the kind of peer that tells each."""
+
+from collections.abc import Callable
+
+from simnet.liars import (
+    Boaster,
+    Denier,
+    DoubleCommitter,
+    DoubleVoter,
+    Forger,
+    Liar,
+    Mute,
+    Spoiler,
+    Twin,
+    Withholder,
+    WrongBase,
+    WrongRoot,
+)
+from simnet.schemer import Schemer
+
+LIES: dict[str, Callable[..., Liar]] = {
+    "double vote": DoubleVoter,
+    "double commit": DoubleCommitter,
+    "wrong base state": WrongBase,
+    "wrong reduced root": WrongRoot,
+    "withheld pieces": Withholder,
+    "spoiled pieces": Spoiler,
+    "forged signatures": Forger,
+    "claimed certificates": Boaster,
+    "denied votes": Denier,
+    "silence": Mute,
+    "twins": Twin,
+    "scheme": Schemer,
+}
+TWINS = ("twins",)  # lies that take two instances
