@@ -97,7 +97,8 @@ class Router:
         signers = [self.ring.new_signer() for _ in range(count)]
         self.base = founded([s.peer for s in signers], settings)
         self.peers: dict[PeerId, Peer] = {}
-        self.rounds_wanted = inf
+        self.rounds_wanted: float = inf
+        self.effects_left = inf  # a crash is when none is left
         for signer in sorted(signers, key=lambda s: s.peer):
             self.add(signer, self.base)
 
@@ -120,9 +121,11 @@ class Router:
     def restart(self, name: PeerId) -> None:
         """Begin again from what was written: records, and the newest applied block."""
         peer = self.peers[name]
-        old = peer.machine
+        last = peer.applied[-1] if peer.applied else None
+        context = last.context if last else self.base
+        certificate = last.certificate if last else None
         peer.machine = Averaging(
-            peer.config, old.context, old.certificate, chain_of(name), peer.record, peer.own
+            peer.config, context, certificate, chain_of(name), peer.record, peer.own
         )
         peer.up = True
         self.do(name, peer.machine.start(self.now))
@@ -136,6 +139,9 @@ class Router:
         """Carry effects out in their order."""
         peer = self.peers[name]
         for effect in effects:
+            if self.effects_left < 1:
+                return
+            self.effects_left -= 1
             peer.log.append(effect)
             match effect:
                 case Send(to, message):

@@ -5,12 +5,13 @@ Each rejection has its test in test_averaging_rules.py.
 
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
 import pytest
 from swarm_router import SETTINGS, Router
 
 from p2ptrain.errors import LocalProtocolError
-from p2ptrain.swarm.effects import Apply, Effect, Persist, Send, VoteRecord
+from p2ptrain.swarm.effects import Apply, CommitRecord, Effect, Persist, Send, VoteRecord
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.messages import (
     BRANCH,
@@ -338,3 +339,25 @@ def test_nothing_is_done_before_start() -> None:
         machine.receive(5.0, router.names[1], GetVotes(router.base.block))
     assert not [e for e in machine.start(9.0) if not isinstance(e, Send)]
     assert not machine.quorum_lost
+
+
+def test_a_peer_alone_comes_back_from_a_crash_after_any_effect_with_the_same_block() -> None:
+    expected = begin(1, 1)
+    (name,) = expected.names
+    (block,) = {a.certificate.block for a in expected.peers[name].applied}
+    effects = len(expected.peers[name].log)
+    for crash_after in range(effects):
+        router = Router(1)
+        router.rounds_wanted = 1
+        router.start()
+        peer = router.peers[name]
+        router.effects_left = crash_after
+        router.contribute(name)
+        router.effects_left = inf
+        router.restart(name)
+        router.contribute(name)
+        router.pass_time(1)
+        if crash_after < effects:
+            assert peer.applied[-1].certificate.block == block
+        commits = [e.record for e in peer.log if isinstance(e, Persist)]
+        assert len({r.signed for r in commits if isinstance(r, CommitRecord)}) == 1
