@@ -2,7 +2,8 @@
 
 A thin layer between frames and messages. Outgoing: one message is encoded once however many peers
 it goes to, and takes the bulk lane if it carries data. Incoming: bytes become a checked message or
-a strike. STRIKES_MAX strikes and the peer is let go and not dialled again in this run.
+a strike. STRIKES_MAX strikes, whoever found the faults, and the peer is let go, not dialled again
+in this run and let go again if it comes back.
 
 Addresses come from the link, from --peer, from each peer's hello and from the Contacts that peers
 send one another when somebody new arrives; one task tries those that are not connected, slower
@@ -12,6 +13,7 @@ pairs connect only once.
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -28,6 +30,7 @@ from p2ptrain.net.transport import (
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.wire.codec import decode, encode, pack, unpack
 from p2ptrain.wire.limits import (
+    ADDRESSES_MAX,
     CONTACTS_MAX,
     PROTOCOL_VERSION,
     STRIKES_MAX,
@@ -49,6 +52,7 @@ from p2ptrain.wire.peer_id import PeerId
 BULK = (Piece, StatePiece, ReducedPiece, Blob, Headers)
 DIAL_TIMEOUT_S = 5.0
 REDIAL_S_MIN, REDIAL_S_MAX = 0.5, 30.0
+HEAD_START_S = 0.2  # a round trip and a greeting on most links
 AGENT = "p2ptrain/0.1.0"
 
 
@@ -81,6 +85,7 @@ class _Dial:
     addresses: tuple[str, ...]
     again_at: float = 0.0
     pause_s: float = REDIAL_S_MIN
+    under_way: bool = False
 
 
 def make_hello(topics: tuple[str, ...], addresses: tuple[str, ...]) -> bytes:
@@ -119,8 +124,9 @@ class Peers:
     transport: Transport
     telemetry: Telemetry
     hellos: dict[PeerId, Hello] = field(default_factory=dict)
-    _dials: dict[PeerId | str, _Dial] = field(default_factory=dict)
+    _dials: dict[PeerId, _Dial] = field(default_factory=dict)
     _strikes: dict[PeerId, int] = field(default_factory=dict)
+    _unwanted: dict[PeerId, str] = field(default_factory=dict)
     _refusals: dict[str, str] = field(default_factory=dict)
     _encoded: tuple[Message, bytes] | None = None
     _news: trio.Event = field(default_factory=trio.Event)
@@ -174,58 +180,93 @@ class Peers:
         self.telemetry.report(
             "strike", peer=peer, rule=error.rule, detail=error.detail, strikes=count
         )
+        if count == STRIKES_MAX:
+            self._forget(peer)
+            self._let_go(peer, f"{STRIKES_MAX} faults, the last: {error}")
 
-    def know(self, addresses: tuple[str, ...]) -> None:
-        """Addresses of one peer, or of a peer still unnamed, to be dialled."""
+    def know(self, addresses: tuple[str, ...], *, hearsay: bool = False) -> None:
+        """Addresses of one peer, to be dialled. What others say of it never displaces the rest."""
         named = [a for a in addresses if "/p2p/" in a]
         if not named:
             return
         peer = PeerId(named[0].rsplit("/p2p/", 1)[1])
-        if peer == self.me or (peer not in self._dials and len(self._dials) >= CONTACTS_MAX):
+        if peer == self.me or self._is_struck(peer):
             return
-        self._dials[peer] = _Dial(tuple(named))
+        dial = self._dials.get(peer)
+        if dial is None:
+            if len(self._dials) >= CONTACTS_MAX and not self._make_room():
+                return
+            dial = self._dials[peer] = _Dial(())
+        own = [a for a in named if a.endswith(f"/p2p/{peer}")]
+        order = [*dial.addresses, *own] if hearsay else [*own, *dial.addresses]
+        known, dial.addresses = dial.addresses, tuple(dict.fromkeys(order))[:ADDRESSES_MAX]
+        if not hearsay and set(dial.addresses) - set(known):
+            dial.again_at, dial.pause_s = 0.0, REDIAL_S_MIN
+        self._news.set()
+
+    def _make_room(self) -> bool:
+        """Forget a peer that could not be reached for long; False if there is none."""
+        for peer, dial in self._dials.items():
+            if peer not in self.hellos and dial.pause_s >= REDIAL_S_MAX:
+                del self._dials[peer]
+                return True
+        return False
+
+    def _is_struck(self, peer: PeerId) -> bool:
+        return self._strikes.get(peer, 0) >= STRIKES_MAX
+
+    def _let_go(self, peer: PeerId, why: str) -> None:
+        self._unwanted[peer] = why
         self._news.set()
 
     async def events(self) -> AsyncIterator[Arrived | Departed | Received]:
         """What happens, in order, for ever."""
         while True:
             match await self.transport.receive():
+                case Connected(peer, _) if self._is_struck(peer):
+                    self._let_go(peer, f"{STRIKES_MAX} faults in this run")
                 case Connected(peer, data):
                     self._welcome(peer, unpack(Hello, data))
                     yield Arrived(peer)
                 case Disconnected(peer, reason):
-                    self.hellos.pop(peer, None)
-                    self.telemetry.report("disconnected", peer=peer, reason=reason)
                     self._news.set()
-                    yield Departed(peer)
+                    if self.hellos.pop(peer, None) is not None:
+                        self.telemetry.report("disconnected", peer=peer, reason=reason)
+                        yield Departed(peer)
                 case Frame(peer, data):
-                    received = await self._read(peer, data)
+                    received = None if self._is_struck(peer) else self._read(peer, data)
                     if received is not None:
                         yield received
 
-    async def _read(self, peer: PeerId, data: bytes) -> Received | None:
+    def _read(self, peer: PeerId, data: bytes) -> Received | None:
         try:
             message = decode(data, peer)
         except RemoteProtocolError as error:
             self.strike(error)
-            if self._strikes[peer] >= STRIKES_MAX:
-                await self.transport.disconnect(peer, f"{STRIKES_MAX} faults, the last: {error}")
             return None
         if isinstance(message, Contacts):
             for contact in message.contacts:
-                self.know(contact.addresses)
+                self.know(contact.addresses, hearsay=True)
             return None
         if isinstance(message, Goodbye):
             self.telemetry.report("goodbye", peer=peer, reason=message.reason)
-            self._dials.pop(peer, None)
+            self._forget(peer)
             return None
         return Received(peer, message)
 
-    def _welcome(self, peer: PeerId, hello: Hello) -> None:
-        self.hellos[peer] = hello
+    def _forget(self, peer: PeerId) -> None:
+        """Do not dial it again."""
+        self._dials.pop(peer, None)
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
         arrival, self._arrival = self._arrival, trio.Event()
         arrival.set()
-        self.know(hello.addresses)
+
+    def _welcome(self, peer: PeerId, hello: Hello) -> None:
+        self.hellos[peer] = hello
+        self._wake_waiting()
+        self.know(tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}")))
         self.telemetry.report("connected", peer=peer, agent=hello.agent)
         contacts = [
             Contact(other, self.hellos[other].addresses)
@@ -239,31 +280,44 @@ class Peers:
                     self.send(other, Contacts((Contact(peer, hello.addresses),)))
 
     async def keep_dialling(self) -> None:
-        """Try the known peers that are not connected, each at its own pace, for ever."""
-        while True:
-            now = trio.current_time()
-            waiting = [
-                (key, dial)
-                for key, dial in self._dials.items()
-                if key not in self.hellos and self._strikes.get(PeerId(key), 0) < STRIKES_MAX
-            ]
-            async with trio.open_nursery() as nursery:
-                for key, dial in waiting:
-                    if dial.again_at <= now:
-                        nursery.start_soon(self._dial, key, dial)
-            pauses = [dial.again_at for key, dial in waiting if key not in self.hellos]
-            self._news = trio.Event()
-            with trio.move_on_at(min(pauses, default=now + REDIAL_S_MAX)):
-                await self._news.wait()
+        """Try the known peers that are not connected, each at its own pace, for ever.
 
-    async def _dial(self, key: PeerId | str, dial: _Dial) -> None:
+        The same task lets go of the peers that reached STRIKES_MAX.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._news = trio.Event()
+                now = trio.current_time()
+                while self._unwanted:
+                    nursery.start_soon(self.transport.disconnect, *self._unwanted.popitem())
+                idle = [
+                    (peer, dial)
+                    for peer, dial in self._dials.items()
+                    if peer not in self.hellos and not dial.under_way
+                ]
+                for peer, dial in idle:
+                    if dial.again_at <= now:
+                        dial.under_way = True
+                        nursery.start_soon(self._dial, peer, dial)
+                waits = [dial.again_at for _, dial in idle if not dial.under_way]
+                with trio.move_on_at(min(waits, default=inf)):
+                    await self._news.wait()
+
+    async def _dial(self, peer: PeerId, dial: _Dial) -> None:
+        try:
+            await self._try_addresses(peer, dial)
+        finally:
+            dial.under_way = False
+            self._news.set()
+
+    async def _try_addresses(self, peer: PeerId, dial: _Dial) -> None:
         dial.again_at = trio.current_time() + dial.pause_s
         dial.pause_s = min(2 * dial.pause_s, REDIAL_S_MAX)
         # Both sides learn of each other at once; the higher id gives the lower one a head start.
-        if self.me > str(key):
-            await trio.sleep(0.2)
+        if self.me > peer:
+            await trio.sleep(HEAD_START_S)
         for address in dial.addresses:
-            if key in self.hellos:
+            if peer in self.hellos:
                 return
             try:
                 await self.transport.dial(address, DIAL_TIMEOUT_S)

@@ -1,0 +1,152 @@
+"""The loop between a machine and trio: order, deadlines, faults, and what an inbox has room for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
+from p2ptrain.node.drive import STEPS_QUEUED_MAX, Inbox, drive
+
+STOP = "stop"
+
+
+@dataclass
+class Clockwork:
+    """A machine that is due at fixed times and says when it was woken."""
+
+    due: list[float] = field(default_factory=list)
+
+    @property
+    def deadline(self) -> float:
+        return self.due[0] if self.due else inf
+
+    def expire(self, now: float) -> Sequence[str]:
+        self.due.pop(0)
+        return [f"expired at {now - self.began:g}"]
+
+    def __post_init__(self) -> None:
+        self.began = trio.current_time()
+        self.due = [self.began + at for at in self.due]
+
+
+@dataclass
+class Shell:
+    """Carries effects out by writing them down; each takes a while, if that is wished."""
+
+    takes_s: float = 0.0
+    done: list[str] = field(default_factory=list)
+    struck: list[str] = field(default_factory=list)
+
+    async def carry_out(self, effect: str) -> bool:
+        await trio.sleep(self.takes_s)
+        self.done.append(effect)
+        return effect == STOP
+
+    def strike(self, error: RemoteProtocolError) -> None:
+        self.struck.append(error.peer)
+
+
+def says(*effects: str) -> Sequence[str]:
+    return effects
+
+
+def bad(now: float) -> Sequence[str]:
+    raise RemoteProtocolError("liar", "averaging 5.1", "not its turn")
+
+
+async def test_effects_are_carried_out_in_order_before_the_next_step(
+    autojump_clock: MockClock,
+) -> None:
+    inbox, shell = Inbox[str](), Shell(takes_s=1.0)
+    inbox.post(lambda now: says("persist", "send"))
+    inbox.post(lambda now: says(f"seen {len(shell.done)}", STOP))
+    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert shell.done == ["persist", "send", "seen 2", STOP]
+
+
+async def test_nothing_is_carried_out_after_the_last_effect(autojump_clock: MockClock) -> None:
+    inbox, shell = Inbox[str](), Shell()
+    inbox.post(lambda now: says(STOP, "too late"))
+    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert shell.done == [STOP]
+
+
+async def test_a_peer_s_fault_is_a_strike_and_the_machine_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    inbox, shell = Inbox[str](), Shell()
+    for step in (bad, bad, lambda now: says("still here", STOP)):
+        inbox.post(step)
+    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert shell.struck == ["liar", "liar"]
+    assert shell.done == ["still here", STOP]
+
+
+async def test_our_own_errors_end_the_loop(autojump_clock: MockClock) -> None:
+    def broken(now: float) -> Sequence[str]:
+        raise LocalProtocolError("our bug")
+
+    inbox, shell = Inbox[str](), Shell()
+    inbox.post(broken)
+    with pytest.raises(LocalProtocolError):
+        await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert not shell.struck
+
+
+async def test_the_machine_is_woken_at_its_deadlines(autojump_clock: MockClock) -> None:
+    inbox, shell = Inbox[str](), Shell()
+    with trio.move_on_after(10):
+        await drive(Clockwork([1.5, 4.0]), inbox, shell.carry_out, shell.strike)
+    assert shell.done == ["expired at 1.5", "expired at 4"]
+
+
+async def test_a_deadline_that_passes_while_effects_are_carried_out_comes_before_new_steps(
+    autojump_clock: MockClock,
+) -> None:
+    inbox, shell = Inbox[str](), Shell(takes_s=2.0)
+    inbox.post(lambda now: says("slow"))
+    inbox.post(lambda now: says(STOP))
+    await drive(Clockwork([1.0]), inbox, shell.carry_out, shell.strike)
+    assert shell.done == ["slow", "expired at 2", STOP]
+
+
+async def test_a_full_inbox_drops_peers_messages_and_none_of_ours(
+    autojump_clock: MockClock,
+) -> None:
+    inbox, shell = Inbox[str](), Shell()
+    taken = [inbox.offer(lambda now: says()) for _ in range(STEPS_QUEUED_MAX + 3)]
+    assert taken == [True] * STEPS_QUEUED_MAX + [False] * 3
+    inbox.post(lambda now: says("ours"))
+    inbox.post(lambda now: says(STOP))
+    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert shell.done == ["ours", STOP]
+    assert inbox.offer(lambda now: says())
+
+
+async def test_two_loops_that_post_to_each_other_s_full_inboxes_both_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    """Each waited for room in the other's inbox, for ever, when posting could wait."""
+    one, two = Inbox[str](), Inbox[str]()
+    done: list[str] = []
+
+    async def cross(other: Inbox[str], effect: str) -> bool:
+        done.append(effect)
+        if effect == "cross":
+            other.post(lambda now: says(STOP))
+        return effect == STOP
+
+    for inbox in (one, two):
+        inbox.post(lambda now: says("cross"))
+        while inbox.offer(lambda now: says()):
+            pass
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            shell = Shell()
+            nursery.start_soon(drive, Clockwork(), one, lambda e: cross(two, e), shell.strike)
+            nursery.start_soon(drive, Clockwork(), two, lambda e: cross(one, e), shell.strike)
+    assert sorted(done) == ["cross", "cross", STOP, STOP]
