@@ -58,6 +58,7 @@ class Ledger:
     _reduced_bytes: int = 0
     _saved: list[Digest] = field(default_factory=list)
     _parted: Digest | None = None
+    _order: int = 0
 
     def record(self, height: int, state: bytes, reduced: tuple[bytes, ...]) -> None:
         """Make durable that the block of this height was applied, and all blocks below it.
@@ -111,6 +112,8 @@ class Ledger:
                 self.history.switch(self._height(Digest(entry.block_id)), ())
             else:
                 self._extend(entry.payload)
+        newest = self.checkpoints.load_newest().checkpoint
+        self._order = newest.round if newest else 0
         loaded = self.checkpoints.load_newest(self._follows)
         checkpoint = loaded.checkpoint
         if checkpoint is None:
@@ -170,10 +173,10 @@ class Ledger:
         return tuple(offered)
 
     def _save(self, link: Link, state: bytes) -> None:
-        # The store sorts by this number: it must grow with time, also when a switch loses rounds.
-        order = len(self.transcript)
+        # The store sorts by this number: it must grow with time, whichever way the rounds go.
+        self._order += 1
         block = link.context.block
-        self.checkpoints.save(Checkpoint(order, block, pack(link.certificate), b"", state))
+        self.checkpoints.save(Checkpoint(self._order, block, pack(link.certificate), b"", state))
         if block not in self._saved:
             self._saved.append(block)
             del self._saved[:-CHECKPOINTS_KEPT]  # the store keeps no more either
