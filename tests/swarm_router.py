@@ -1,7 +1,8 @@
 """A small router for tests of the averaging machine: messages by hand, time by hand.
 
 Contributions are opaque bytes here, and a reduction is a hash of the ordered set, as in simnet.
-Messages wait in one queue until `run` delivers them; `cut` makes links that lose everything.
+Every promise that leaves must be on disk: that is asserted at each message. Messages wait in one
+queue until `run` delivers them; `cut` makes links that lose everything.
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ from p2ptrain.swarm.effects import (
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.messages import Certificate, Message, Norm2
+from p2ptrain.wire.messages import (
+    Certificate,
+    GiveUp,
+    Message,
+    Norm2,
+    Proposal,
+    Propose,
+    Statement,
+    Timeout,
+    Vote,
+)
 from p2ptrain.wire.peer_id import PeerId
 from simnet.keys import KeyRing, SimSigner
 
@@ -64,6 +75,19 @@ def outcome(effect: Reduce) -> tuple[Digest, Digest]:
     terms = [b"%d" % t.factor + b"".join(t.shards) for t in effect.terms]
     root = digest("reduced", *terms)
     return root, digest("state", effect.parent, root)
+
+
+def promised_by(peer: PeerId, message: Message) -> int:
+    """The highest view that a message of this peer promises not to vote in (again)."""
+    match message:
+        case Statement(signed) | GiveUp(signed, _):
+            given = [signed]
+        case Propose(signed, _) if isinstance(signed.statement, Proposal):
+            given = list(signed.statement.timeouts)
+        case _:
+            given = []
+    own = [s.statement for s in given if s.signer == peer]
+    return max((s.view for s in own if isinstance(s, Vote | Timeout)), default=0)
 
 
 @dataclass
@@ -145,6 +169,9 @@ class Router:
             peer.log.append(effect)
             match effect:
                 case Send(to, message):
+                    assert promised_by(name, message) <= (
+                        peer.record.promised if peer.record else 0
+                    )
                     if (name, to) not in self.cut and self.spy(name, to, message):
                         self.queue.append((name, to, message))
                 case Persist(record):

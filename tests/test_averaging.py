@@ -11,7 +11,7 @@ import pytest
 from swarm_router import SETTINGS, Router
 
 from p2ptrain.errors import LocalProtocolError
-from p2ptrain.swarm.effects import Apply, CommitRecord, Effect, Persist, Send, VoteRecord
+from p2ptrain.swarm.effects import Apply, CommitRecord, Effect, Persist, Send
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.messages import (
     BRANCH,
@@ -20,6 +20,7 @@ from p2ptrain.wire.messages import (
     Certified,
     Commit,
     GetVotes,
+    GiveUp,
     Message,
     Statement,
     Vote,
@@ -68,17 +69,20 @@ def test_peers_certify_the_same_blocks_without_waiting(count: int) -> None:
         assert [a.finals for a in peer.applied] == [(), *((b,) for b in first[:-1])]
 
 
-def test_a_vote_is_on_disk_before_it_leaves() -> None:
+def test_votes_and_promises_are_on_disk_before_they_leave() -> None:
+    """The router asserts it at every message; here are rounds, failed views and a branch."""
     router = begin(3, 2)
-    for peer in router.peers.values():
-        promised = 0
-        for effect in peer.log:
-            if isinstance(effect, Persist) and isinstance(effect.record, VoteRecord):
-                promised = effect.record.promised
-            if isinstance(effect, Send) and isinstance(effect.message, Statement):
-                vote = effect.message.signed.statement
-                if isinstance(vote, Vote):
-                    assert promised >= vote.view
+    router.rounds_wanted = 4
+    router.peers[router.names[0]].up = False
+    for name in router.names[1:]:
+        router.contribute(name)
+    router.pass_time(30)
+    router.peers[router.names[1]].up = False
+    router.pass_time(30)
+    last = router.peers[router.names[2]]
+    assert last.applied[-1].certificate.block.kind == BRANCH
+    sent = [e.message for e in last.log if isinstance(e, Send)]
+    assert any(isinstance(m, GiveUp) for m in sent)
 
 
 def test_whoever_assembles_a_certificate_sends_it_to_all_before_applying_it() -> None:

@@ -161,8 +161,7 @@ class Deciding(Standing):
 
     def _walk_on(self, now: float, view: int) -> list[Effect]:
         """Give a view up and enter the next one without a quorum: the way to a BRANCH."""
-        effects = self._give_up(view)
-        self._enter(now, view + 1)
+        effects = self._give_up(view) + self._enter(now, view + 1)
         self._views.deadline = now + min(self._views.limit, self.config.timing.branch_s / 2)
         return effects
 
@@ -173,17 +172,20 @@ class Deciding(Standing):
         for view in sorted({self._views.view, self._views.gave_up}):
             given_up = self._views.timeouts(view, self._voters)
             if view >= self._views.view and len(given_up) >= quorum(len(self._voters)):
-                self._enter(now, view + 1)
-                return []
+                return self._enter(now, view + 1)
         return None
 
-    def _enter(self, now: float, view: int) -> None:
-        """Enter a higher view on the same block; contributions stay valid."""
+    def _enter(self, now: float, view: int) -> list[Effect]:
+        """Enter a higher view on the same block; contributions stay valid.
+
+        That is a promise, too: not to vote in the views below, and proposals will carry it.
+        """
         self._views.enter(view, now)
         self._proposal = self._branch = None
         self._exchange.open = True
         self._grace_at = None
         self._next_retry = now + self._views.retry
+        return self._promise(view - 1)
 
     def _pull(self, now: float) -> list[Effect] | None:
         given_up = self._views.given_up_by(self._other_voters())
@@ -214,8 +216,7 @@ class Deciding(Standing):
         block = repeated[0] if repeated else self._new_block(now)
         if block is None:
             return None
-        promise = [] if needs_none else self._promise(views.view - 1)  # our own Timeout is in it
-        return [*promise, *self._send_proposal(now, Proposal(views.view, block, timeouts))]
+        return self._send_proposal(now, Proposal(views.view, block, timeouts))
 
     def _timeouts_to_carry(self) -> tuple[Signed, ...]:
         """A quorum of Timeouts for the view before, our own among them; empty: not enough."""

@@ -198,7 +198,7 @@ class Receiving(Deciding):
         if proposal.view < self._views.view:
             return effects
         if proposal.view > self._views.view:
-            self._enter(now, proposal.view)
+            effects += self._enter(now, proposal.view)
         self._note_proposal(now, message, proposal)
         if self._is_voter and proposal.block.kind == ROUND:
             effects += self._fetch_unknown(message.signed.signer, proposal)
