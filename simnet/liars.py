@@ -17,12 +17,16 @@ from p2ptrain.wire.messages import (
     Commit,
     GiveUp,
     Have,
+    Headers,
     Message,
     Piece,
     Proposal,
+    ReducedPiece,
     Signed,
     Statement,
+    StatePiece,
     Timeout,
+    Tip,
     Vote,
 )
 from p2ptrain.wire.peer_id import PeerId
@@ -165,6 +169,25 @@ class Denier(Liar):
                 return GiveUp(
                     self.restate(replace(timeout, last_view=0, last_block=None)), certificate
                 )
+            case _:
+                pass
+        return message
+
+
+class BadDonor(Liar):
+    """Gives joiners wrong bytes, headers that do not hold, and a tip that does not exist."""
+
+    def bend(self, to: PeerId, message: Message) -> Message | None:
+        """Something else than what was asked for."""
+        match message:
+            case StatePiece() | ReducedPiece():
+                return replace(message, data=bytes(len(message.data)))
+            case Headers() if message.certificates:
+                wrong = replace(message.certificates[0], state=digest("other"))
+                return replace(message, certificates=(wrong, *message.certificates[1:]))
+            case Tip(certificate) if certificate is not None:
+                ahead = replace(certificate, view=certificate.view + 1000, state=digest("other"))
+                return replace(message, certificate=ahead, rounds=message.rounds + 1000)
             case _:
                 pass
         return message

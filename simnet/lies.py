@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from simnet.liars import (
+    BadDonor,
     Boaster,
     Denier,
     DoubleCommitter,
@@ -28,6 +29,7 @@ LIES: dict[str, Callable[..., Liar]] = {
     "forged signatures": Forger,
     "claimed certificates": Boaster,
     "denied votes": Denier,
+    "bad donations": BadDonor,
     "silence": Mute,
     "twins": Twin,
     "scheme": Schemer,

@@ -115,10 +115,23 @@ def draw_join(rng: random.Random, members: int) -> Plan:
 
 
 def draw_liars(rng: random.Random, members: int) -> Plan:
-    """As many liars as the members can bear, each with its own lie, in a middling network."""
+    """As many liars as the members can bear, each with its own lie, in a middling network.
+
+    An honest member may restart, and peers may join, so the liars are donors of states too.
+    """
     count = _members(rng, members, least=4)
     lies = [lie for lie in LIES if lie != "scheme"]
-    return _with_liars(rng, count, lies, replace(draw_network(rng), targets=()))
+    plan = _with_liars(rng, count, lies, replace(draw_network(rng), targets=()))
+    joiners = tuple(sorted(rng.uniform(0.0, 6.0) for _ in range(rng.choice([0, 0, 1, 2]))))
+    honest = [i for i in range(count) if i not in plan.liars]
+    at = rng.uniform(0.5, 5.0)
+    crash = Outage(CRASH, (rng.choice(honest),), at, at + rng.uniform(0.5, 3.0))
+    return replace(
+        plan,
+        joiners=joiners,
+        train_s=draw_train_s(rng, count + len(joiners)),
+        outages=(crash,) if rng.random() < 0.5 else (),
+    )
 
 
 def draw_scheme(rng: random.Random, members: int) -> Plan:

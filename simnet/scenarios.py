@@ -133,7 +133,8 @@ class Run:
         self.judge = Judge(frozenset(self.peers[i] for i in plan.liars))
         self.world.liars = self.judge.liars
         seeds = [digest("reveal seed", peer.encode()) for peer in self.peers]
-        context = self._genesis(seeds)
+        reveals = [Reveals(start, REVEALS) for start in seeds]
+        context = self._genesis(reveals)
         self.judge.genesis(context)
         setup = Setup(self.world, self.judge, self.arithmetic, context)
         settings = self._settings(scenario.rounds)
@@ -148,18 +149,18 @@ class Run:
             lie = plan.liars.get(i, "")
             kind = LIES[lie] if lie else Shell
             names = [f"p{i}a", f"p{i}b"] if lie in TWINS else [f"p{i}"]
-            shells = [kind(setup, config, seeds[i], plan.train_s[i], name) for name in names]
+            shells = [kind(setup, config, reveals[i], plan.train_s[i], name) for name in names]
             self.shells.append(shells)
 
-    def _genesis(self, seeds: list[Digest]) -> Context:
+    def _genesis(self, reveals: list[Reveals]) -> Context:
         """The founding block; with several founding members, as if they had joined before it."""
         state = state_digest(self.arithmetic, self.arithmetic.initial())
         context = genesis(SWARM, self.peers[0], state)
         if self.plan.members == 1:
             return context
         members = [
-            Member(peer, Reveals(seed, REVEALS).anchor, True, 0, 0, 1)
-            for peer, seed in zip(self.peers, seeds, strict=True)
+            Member(peer, chain.anchor, True, 0, 0, 1)
+            for peer, chain in zip(self.peers, reveals, strict=True)
         ][: self.plan.members]
         return replace(context, roster=tuple(sorted(members, key=lambda m: m.peer)))
 
@@ -247,7 +248,7 @@ class Run:
         return self._settled() or most > self.high + BLOCKS_MAX
 
     def _settled(self) -> bool:
-        """All that live hold one chain with new blocks in it, and its state."""
+        """All that live have applied the same new block."""
         if not self.view:
             views = [shell.averaging.view for shell in self.live if shell.averaging]
             self.view = max(views) if len(views) == len(self.live) else 0
@@ -255,18 +256,16 @@ class Run:
         if self.scenario.rounds < ROUNDS:
             tips = {shell.storage.applied for shell in self.live}
             return len(tips) == 1 and all(s.averaging and s.averaging.finished for s in self.live)
-        low = min(shell.storage.history.height for shell in self.live)
-        if low < self.high + BLOCKS_AFTER:
-            return False
-        block = self.live[0].storage.history.context(low).block
-        return all(self._is_on(shell.storage, block, low) for shell in self.live)
+        goal = self.high + BLOCKS_AFTER
+        blocks = {self._applied_at(shell.storage, goal) for shell in self.live}
+        return len(blocks) == 1 and None not in blocks
 
     @staticmethod
-    def _is_on(storage: Storage, block: Digest, height: int) -> bool:
-        """Whether a peer's chain has this block, and its state is at most one behind."""
+    def _applied_at(storage: Storage, height: int) -> Digest | None:
+        """The block of a height in a peer's chain, if the peer has applied its state."""
         applied = storage.history.height_of(storage.applied)
-        there = storage.history.height_of(block) == height
-        return there and applied is not None and applied >= height - 1
+        there = applied is not None and applied >= height
+        return storage.history.context(height).block if there else None
 
     def _liveness(self) -> str:
         if self.plan.joiners:

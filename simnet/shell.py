@@ -35,7 +35,7 @@ from simnet.world import World
 PING_S = 1.5  # a sign of life at least every 2 s
 REDUCE_S = 0.01  # what the compute process takes
 ITEM_TIMEOUT_S = 3.0  # for state pieces and reduced shards
-REVEALS = 1500  # more rounds than any run has
+REVEALS = 800  # more rounds than any run has
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,13 @@ class Shell:
     """One instance of a peer."""
 
     def __init__(
-        self, setup: Setup, config: AveragingConfig, reveal_seed: Digest, train_s: float, name: str
+        self, setup: Setup, config: AveragingConfig, reveals: Reveals, train_s: float, name: str
     ) -> None:
         """Args:
 
         setup        what the run shares
         config       the averaging machine's
-        reveal_seed  seed of the peer's hash chain
+        reveals      the peer's hash chain
         train_s      seconds of local training
         name         tells two instances of one peer apart
         """
@@ -73,7 +73,7 @@ class Shell:
         self.world, self.judge, self.arithmetic = setup.world, setup.judge, setup.arithmetic
         self.config = config
         self.train_s = train_s
-        self.reveals = Reveals(reveal_seed, REVEALS)
+        self.reveals = reveals
         initial = setup.arithmetic.initial()
         genesis = setup.genesis
         self.storage = Storage(History(genesis), genesis.block, {genesis.block: initial})
