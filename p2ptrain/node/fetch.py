@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from p2ptrain.errors import P2PTrainError, RemoteProtocolError
+from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.node.drive import Inbox, drive
 from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry
@@ -37,13 +38,18 @@ class Fetcher:
     telemetry: Telemetry
     _inbox: Inbox[Send | Got] = field(default_factory=Inbox)
     _download: Download = field(default_factory=Download)
+    _fetching: bool = False
 
     def deliver(self, sender: PeerId, message: Message) -> None:
-        """Take a message that may answer a request."""
+        """Take a message that may answer a request; there is nobody to take it at other times."""
+        if not self._fetching:
+            return
         self._inbox.offer(lambda now: self._download.receive(now, sender, message))
 
     def peers_changed(self) -> None:
         """Somebody came or went."""
+        if not self._fetching:
+            return
         connected = self.peers.connected
         self._inbox.post(lambda now: [*self._download.peers(now, connected)])
 
@@ -56,12 +62,15 @@ class Fetcher:
         if not missing:
             return
         wanted = blobs_wanted(missing)
+        self._fetching = True
         self.peers_changed()
         self._inbox.post(lambda now: [*self._download.want(now, wanted)])
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, what, len(missing))
-            await drive(self._download, self._inbox, self._carry_out, self._strike)
-            nursery.cancel_scope.cancel()
+        with lone_exception():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, what, len(missing))
+                await drive(self._download, self._inbox, self._carry_out, self._strike)
+                nursery.cancel_scope.cancel()
+        self._fetching = False
         self.telemetry.report("fetched", what=what, blobs=len(missing))
 
     async def _carry_out(self, effect: Send | Got) -> bool:
@@ -77,6 +86,7 @@ class Fetcher:
         self.peers.strike(error)
         peer = PeerId(error.peer)
         self._inbox.post(lambda now: [*self._download.lost(now, peer)])
+        self.peers_changed()  # it may be asked again until it is let go: there may be nobody else
 
     async def _watch(self, what: str, total: int) -> None:
         """Say how it goes, and give up when there is nobody to ask."""

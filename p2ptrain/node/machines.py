@@ -250,6 +250,9 @@ class Machines:
         self.peers.strike(error)
         peer = PeerId(error.peer)
         self.to_statesync.post(lambda now: self.statesync.lost(now, peer))
+        # It may be asked again until it is let go: there may be nobody else.
+        connected = self.peers.connected
+        self.to_statesync.post(lambda now: self.statesync.peers(now, connected))
 
     async def _report_the_living(self) -> None:
         while True:

@@ -1,0 +1,173 @@
+"""What a node answers: what it holds, with proofs that lead to what was certified, and no more."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from node_chain import chain_on, genesis_of, shards_of
+from swarm_router import SETTINGS
+
+from p2ptrain.node.ledger import Ledger
+from p2ptrain.node.serve import Server, cut_state
+from p2ptrain.node.telemetry import Telemetry, Value
+from p2ptrain.store.blocks import BlockStore
+from p2ptrain.store.checkpoint import CheckpointStore
+from p2ptrain.store.transcript import Transcript
+from p2ptrain.swarm.history import History
+from p2ptrain.wire.cid import cid_of
+from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.limits import STATE_PIECE_BYTES, STATES_CACHED
+from p2ptrain.wire.messages import (
+    Blob,
+    GetBlob,
+    GetHeaders,
+    GetReduced,
+    GetState,
+    GetTip,
+    Headers,
+    NotHeld,
+    ReducedPiece,
+    StatePiece,
+    Tip,
+)
+from p2ptrain.wire.shards import merkle_check, merkle_proofs, merkle_root
+
+GENESIS = genesis_of()
+CHAIN = chain_on(GENESIS, 4)
+UNHEARD_OF = digest("test", b"unheard of")
+
+
+def state_of(height: int) -> bytes:
+    """Two whole pieces and a bit."""
+    return bytes([height]) * (2 * STATE_PIECE_BYTES + 7)
+
+
+@pytest.fixture
+def reports() -> list[Mapping[str, Value]]:
+    return []
+
+
+@pytest.fixture
+def bare(tmp_path: Path, reports: list[Mapping[str, Value]]) -> Server:
+    """A seeder: blocks and no run."""
+    return Server(BlockStore(tmp_path / "blocks"), Telemetry(reports.append))
+
+
+@pytest.fixture
+def server(bare: Server, tmp_path: Path) -> Iterator[Server]:
+    """A member with four rounds behind it."""
+    with Transcript(tmp_path / "transcript.sqlite") as transcript:
+        checkpoints = CheckpointStore(tmp_path / "checkpoints")
+        bare.ledger = Ledger(History(GENESIS), SETTINGS, transcript, checkpoints)
+        for height, link in enumerate(CHAIN, 1):
+            bare.ledger.history.append(link)
+            bare.ledger.record(height, state_of(height), shards_of(str(height - 1)))
+        yield bare
+
+
+def test_the_tip_names_the_newest_certificate_and_the_states_that_are_held(server: Server) -> None:
+    blocks = tuple(link.context.block for link in reversed(CHAIN))
+    assert server.answer(GetTip(1)) == Tip(CHAIN[-1].certificate, 4, blocks)
+
+
+def test_headers_follow_what_the_asker_knows(server: Server) -> None:
+    request = GetHeaders((UNHEARD_OF, CHAIN[1].context.block, GENESIS.block), 32)
+    expected = tuple(link.certificate for link in CHAIN[2:])
+    assert server.answer(request) == Headers(CHAIN[1].context.block, expected)
+
+
+def test_a_state_comes_in_pieces_that_lead_to_its_digest(server: Server) -> None:
+    for height in (4, 2, 4):
+        state, block = state_of(height), CHAIN[height - 1].context.block
+        root, joined = merkle_root(cut_state(state)), b""
+        for index in range(3):
+            piece = server.answer(GetState(block, index))
+            assert isinstance(piece, StatePiece)
+            assert merkle_check(root, 3, index, piece.data, piece.proof)
+            joined += piece.data
+        assert joined == state
+
+
+def test_reduced_shards_lead_to_what_was_certified(server: Server) -> None:
+    for link in CHAIN:
+        for shard in range(2):
+            piece = server.answer(GetReduced(link.context.block, shard))
+            assert isinstance(piece, ReducedPiece)
+            assert merkle_check(link.certificate.reduced, 2, shard, piece.data, piece.proof)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GetState(UNHEARD_OF, 0),
+        GetState(CHAIN[3].context.block, 3),
+        GetState(GENESIS.block, 0),
+        GetReduced(UNHEARD_OF, 0),
+        GetReduced(CHAIN[3].context.block, 2),
+        GetBlob(cid_of(b"not here")),
+        GetHeaders((UNHEARD_OF,), 1),
+    ],
+)
+def test_what_is_not_held_is_said_so_at_once(
+    server: Server, request_: GetState | GetReduced | GetBlob | GetHeaders
+) -> None:
+    assert server.answer(request_) == NotHeld(request_)
+
+
+def test_a_seeder_has_blobs_and_no_run(bare: Server) -> None:
+    cid = bare.blocks.put(b"chunk")
+    assert bare.answer(GetBlob(cid)) == Blob(cid, b"chunk")
+    assert bare.answer(GetTip(1)) is None
+    for request in (
+        GetState(UNHEARD_OF, 0), GetReduced(UNHEARD_OF, 0), GetHeaders((UNHEARD_OF,), 1)
+    ):  # fmt: skip
+        assert bare.answer(request) == NotHeld(request)
+
+
+def test_a_damaged_block_is_not_served_and_the_user_is_told(
+    bare: Server, tmp_path: Path, reports: list[Mapping[str, Value]]
+) -> None:
+    cid = bare.blocks.put(b"chunk")
+    (file,) = (tmp_path / "blocks").rglob(cid)
+    file.write_bytes(b"chunky")
+    assert bare.answer(GetBlob(cid)) == NotHeld(GetBlob(cid))
+    assert reports[-1]["event"] == "warning"
+    assert cid in str(reports[-1]["text"])
+    assert not bare.blocks.has(cid)
+
+
+def test_a_state_is_read_and_hashed_once_however_many_pieces_are_asked_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+
+    def counted(leaves: Sequence[bytes]) -> list[tuple[Digest, ...]]:
+        hashed.append(len(leaves))
+        return merkle_proofs(leaves)
+
+    monkeypatch.setattr("p2ptrain.node.serve.merkle_proofs", counted)
+    for _ in range(5):
+        for index in range(3):
+            server.answer(GetState(CHAIN[-1].context.block, index))
+        for shard in range(2):
+            server.answer(GetReduced(CHAIN[-1].context.block, shard))
+    assert hashed == [3, 2]
+
+
+def test_only_a_few_states_are_remembered(server: Server) -> None:
+    for link in CHAIN:
+        assert isinstance(server.answer(GetState(link.context.block, 0)), StatePiece)
+    assert len(server._states) == STATES_CACHED
+
+
+def test_after_a_switch_the_new_branch_is_served(server: Server) -> None:
+    assert server.ledger is not None
+    branch = chain_on(CHAIN[1].context, 1, "new")
+    server.ledger.switch(2)
+    server.ledger.history.switch(2, branch)
+    server.ledger.record(3, state_of(9), shards_of("new0"))
+    tip = server.answer(GetTip(1))
+    assert isinstance(tip, Tip)
+    assert tip.states == tuple(link.context.block for link in (branch[0], CHAIN[1], CHAIN[0]))
+    gone = GetReduced(CHAIN[3].context.block, 0)
+    assert server.answer(gone) == NotHeld(gone)
