@@ -7,7 +7,7 @@ is judged. Safety is judged all the time.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 CRASH, FREEZE, PARTITION = "crash", "freeze", "partition"
@@ -68,6 +68,7 @@ class Plan:
     heal_s    when the network heals
     view_s    deadline of the first view: the shorter, the more views end without a certificate
     grace_s   what the first proposer waits for late contributions
+    leavers   index of a peer -> second at which it asks to be let go
     """
 
     members: int
@@ -79,6 +80,7 @@ class Plan:
     heal_s: float
     view_s: float = 10.0
     grace_s: float = 2.0
+    leavers: dict[int, float] = field(default_factory=dict)
 
     @property
     def peers(self) -> int:

@@ -96,6 +96,29 @@ def draw_split(rng: random.Random, members: int) -> Plan:
     )
 
 
+def draw_storm(rng: random.Random, members: int) -> Plan:
+    """No liars, but one partition after the other, crashes, a joiner, and a middling network."""
+    count = _members(rng, members, least=2)
+    heal_s, at, outages = 40.0, rng.uniform(0.5, 3.0), draw_crashes(rng, count, 40.0)
+    while at < 0.9 * heal_s:
+        part = tuple(sorted(rng.sample(range(count), rng.randint(1, count - 1))))
+        end = at + rng.choice([1.0, 5.0, 12.0]) * rng.uniform(0.5, 1.5)
+        outages.append(Outage(PARTITION, part, at, min(end, heal_s)))
+        at = end + rng.choice([0.0, 1.0, 4.0])
+    joiners = (rng.uniform(0.0, 20.0),) if rng.random() < 0.5 else ()
+    network = draw_network(rng)
+    return Plan(
+        members=count,
+        joiners=joiners,
+        liars={},
+        train_s=draw_train_s(rng, count + len(joiners), slow=True),
+        network=replace(network, loss_ratio=min(network.loss_ratio, 0.1)),
+        outages=tuple(outages),
+        heal_s=heal_s,
+        view_s=rng.choice([1.0, 10.0]),
+    )
+
+
 def draw_join(rng: random.Random, members: int) -> Plan:
     """A founder alone, and peers that join it one after the other, some in a bad network."""
     joiners = tuple(sorted(rng.uniform(0.0, 8.0) for _ in range(max(members - 1, 0) or 3)))
@@ -103,6 +126,7 @@ def draw_join(rng: random.Random, members: int) -> Plan:
     count = 1 + len(joiners)
     network = draw_network(rng) if rng.random() < 0.5 else CALM
     outages = draw_crashes(rng, count, heal_s) if rng.random() < 0.3 else []
+    leavers = {rng.randrange(count): rng.uniform(3.0, 9.0)} if rng.random() < 0.3 else {}
     return Plan(
         members=1,
         joiners=joiners,
@@ -111,6 +135,7 @@ def draw_join(rng: random.Random, members: int) -> Plan:
         network=replace(network, loss_ratio=min(network.loss_ratio, 0.1)),
         outages=tuple(o for o in outages if o.end_s < inf),
         heal_s=heal_s,
+        leavers=leavers if count > 2 else {},
     )
 
 

@@ -36,6 +36,7 @@ from simnet.plans import (
     draw_quiet,
     draw_scheme,
     draw_split,
+    draw_storm,
 )
 from simnet.shell import REVEALS, Setup, Shell
 from simnet.storage import Storage
@@ -96,6 +97,7 @@ SCENARIOS = {
     for s in (
         Scenario("crash", draw_crash),
         Scenario("contest", draw_contest),
+        Scenario("storm", draw_storm),
         Scenario("pair", draw_pair),
         Scenario("split", draw_split),
         Scenario("join", draw_join),
@@ -113,6 +115,7 @@ DRAWN = (
     *("liars",) * 4,
     *("scheme",) * 2,
     *("join",) * 3,
+    *("storm",) * 2,
     *("pair", "pair", "split", "split", "finish", "encoded", "int4", "int8"),
 )
 
@@ -194,6 +197,8 @@ class Run:
             for shell in shells:
                 world.add(shell)
                 world.at(start, "", shell.boot)
+        for i, at in plan.leavers.items():
+            world.at(at, "", self.shells[i][0].leave)
         for outage in plan.outages:
             world.at(outage.at_s, "", lambda o=outage: self._begin(o))  # type: ignore[misc]
             if outage.end_s < plan.heal_s:
@@ -258,7 +263,13 @@ class Run:
             return len(tips) == 1 and all(s.averaging and s.averaging.finished for s in self.live)
         goal = self.high + BLOCKS_AFTER
         blocks = {self._applied_at(shell.storage, goal) for shell in self.live}
-        return len(blocks) == 1 and None not in blocks
+        return len(blocks) == 1 and None not in blocks and self._have_left()
+
+    def _have_left(self) -> bool:
+        """Whether those that asked to be let go are out of the roster."""
+        rosters = [shell.storage.history.tip for shell in self.live]
+        gone = [self.peers[i] for i in self.plan.leavers]
+        return all(context.member(peer) is None for context in rosters for peer in gone)
 
     @staticmethod
     def _applied_at(storage: Storage, height: int) -> Digest | None:

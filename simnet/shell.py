@@ -79,6 +79,7 @@ class Shell:
         self.storage = Storage(History(genesis), genesis.block, {genesis.block: initial})
         self.rng = random.Random(f"{setup.world.seed} {name}")
         self.running = False
+        self.leaving = False
         self.life = 0  # boots so far: what an earlier life began is void
         self.averaging: averaging.Averaging | None = None
 
@@ -112,6 +113,13 @@ class Shell:
         """Lose everything but the storage."""
         self.running = False
         self.averaging = None
+
+    def leave(self) -> None:
+        """Ask to be let go, now and after every boot."""
+        self.leaving = True
+        if self.running:
+            self._train()
+            self._schedule()
 
     # --- inputs from the world ------------------------------------------------------------------
     def deliver(self, sender: PeerId, message: Message) -> None:
@@ -338,11 +346,13 @@ class Shell:
         if self.averaging is None or self.storage.applied != context.block:
             return
         if context.member(self.peer) is None:
-            if not self.asked_to_join:
+            if not self.asked_to_join and not self.leaving:
                 self.asked_to_join = True
                 self._do(self.averaging.join(self.world.now))
             return
         self.asked_to_join = False
+        if self.leaving:
+            self._do(self.averaging.leave(self.world.now))
         if self.averaging.contributed or self.training == context.block:
             return
         self.training = context.block
