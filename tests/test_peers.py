@@ -12,12 +12,39 @@ from p2ptrain.config import ARITHMETIC
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.net.identity import Identity, identity_of
 from p2ptrain.net.transport import Etiquette
-from p2ptrain.node.peers import Arrived, Departed, Peers, Received, judge_hello, make_hello
+from p2ptrain.node.peers import (
+    Arrived,
+    Departed,
+    Peers,
+    Received,
+    judge_hello,
+    make_hello,
+    travels_with_data,
+)
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.codec import pack, unpack
-from p2ptrain.wire.limits import CONTACTS_MAX, PING_INTERVAL_S, PROTOCOL_VERSION, STRIKES_MAX
-from p2ptrain.wire.messages import Contact, Contacts, GetTip, Goodbye, Hello
+from p2ptrain.wire.digest import digest
+from p2ptrain.wire.limits import (
+    CONTACTS_MAX,
+    PING_INTERVAL_S,
+    PROTOCOL_VERSION,
+    SIGNATURE_BYTES,
+    STRIKES_MAX,
+)
+from p2ptrain.wire.messages import (
+    Commit,
+    Contact,
+    Contacts,
+    GetTip,
+    Goodbye,
+    Have,
+    Hello,
+    Norm2,
+    Piece,
+    Signed,
+    Statement,
+)
 from p2ptrain.wire.peer_id import PeerId
 from simnet.memnet import MemNet
 
@@ -303,3 +330,12 @@ async def test_a_hello_cannot_name_addresses_of_somebody_else(autojump_clock: Mo
         await liar.dial(one.address, 5)
         await trio.sleep(1)
         assert victim not in one.peers._dials
+
+
+def test_pieces_cannot_overtake_the_commit_that_they_belong_to() -> None:
+    me, anything = IDENTITIES[0].peer_id, digest("test")
+    commit = Commit(anything, anything, anything, 4, 1, anything, (Norm2(1),), anything, 1)
+    assert travels_with_data(Statement(Signed(me, bytes(SIGNATURE_BYTES), commit)))
+    assert travels_with_data(Piece(anything, me, 0, (), b"shard"))
+    have = Have(anything, (anything,))
+    assert not travels_with_data(Statement(Signed(me, bytes(SIGNATURE_BYTES), have)))
