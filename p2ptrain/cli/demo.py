@@ -45,14 +45,14 @@ class Board:
         if not name:
             self._story.append(str(event["text"]))
             if self._plain:
-                self._console.print(f"* {event['text']}")
+                self._console.print(f"* {event['text']}", soft_wrap=True)
             return
         self._peers[name][str(event["event"])] = event
         status = _status_after(event)
         if status is not None:
             self._status[name] = status
         if self._plain and (event["event"] == "round" and number(event["round"]) % 10 == 0):
-            self._console.print(f"  {name}: {_round_words(event)}")
+            self._console.print(f"  {name}: {_round_words(event)}", soft_wrap=True)
 
     def __rich__(self) -> Group:
         table = Table(title="p2ptrain: digits, four peers, no server")
@@ -174,15 +174,17 @@ def _print_end(console: Console, outcome: Outcome) -> None:
         )
     console.print(table)
     same = "the same bits on every survivor" if len(outcome.hashes) == 1 else "DIFFERENT WEIGHTS"
-    console.print(f"accuracy {outcome.accuracy:.4f} on the held-out fifth; {same}")
+    console.print(f"accuracy {outcome.accuracy:.4f} on the held-out fifth; {same}", soft_wrap=True)
     if not is_good(outcome):
         console.print(f"the demo wants {ACCURACY_MIN} or more, and one hash", style="bold red")
-    console.print(f"the network: {outcome.model}")
+    console.print(f"the network: {outcome.model}", soft_wrap=True)
     console.print(
         "next:  p2ptrain init digits -o recipe.toml     change it as you like\n"
         "       p2ptrain seed dataset digits --once     its data, into your own store\n"
         "       p2ptrain join --swarm recipe.toml       found a swarm, and share its link\n"
-        "data: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, CC BY 4.0"
+        "data: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI,"
+        " CC BY 4.0",
+        soft_wrap=True,
     )
 
 

@@ -12,7 +12,6 @@ from p2ptrain.cli.options import Home
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import SwarmLink, node_config, parse_link
 from p2ptrain.errors import ConfigError
-from p2ptrain.node.node import JoinOptions, join
 from p2ptrain.node.signals import StopNow
 from p2ptrain.node.telemetry import Sink, Telemetry, Value, json_lines
 
@@ -44,6 +43,9 @@ def command(
     ] = False,
 ) -> None:
     """Train with others. Ctrl-C finishes the round and leaves; a second one stops at once."""
+    # Here, because it loads libp2p, which the other commands do without.
+    from p2ptrain.node.node import JoinOptions, join
+
     options = JoinOptions(
         listen=tuple(listen or JoinOptions().listen),
         peers=tuple(peer or ()),

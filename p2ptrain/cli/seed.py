@@ -116,6 +116,7 @@ def _words(manifest: Manifest, bytes_total: int) -> list[tuple[str, str]]:
 def _tree(seeded: Seeded) -> dict[str, object]:
     manifest = seeded.manifest
     return {
+        "event": "seeded",  # of the same form as the telemetry that follows while it serves
         "cid": seeded.cid,
         "name": manifest.name,
         "licence": manifest.licence,

@@ -50,8 +50,8 @@ class Fetcher:
         """Somebody came or went."""
         if not self._fetching:
             return
-        connected = self.peers.connected
-        self._inbox.post(lambda now: [*self._download.peers(now, connected)])
+        sources = self.peers.sources
+        self._inbox.post(lambda now: [*self._download.peers(now, sources)])
 
     async def fetch(self, what: str, cids: Iterable[Cid]) -> None:
         """Have all these blobs in the store. Raises PeersMissing, StoreError.
@@ -95,20 +95,22 @@ class Fetcher:
             await trio.sleep(TOLD_EVERY_S)
             now, done = trio.current_time(), self._download.progress.done
             self.telemetry.report(
-                "fetching", what=what, done=done, total=total, peers=len(self.peers.connected)
+                "fetching", what=what, done=done, total=total, peers=len(self.peers.sources)
             )
-            if self.peers.connected:
+            if self.peers.sources:
                 alone_since = None
+            elif self.peers.refused_by_all:
+                raise PeersMissing(self._why(what, "all who were asked have refused this peer"))
             elif alone_since is None:
                 alone_since = now
             elif now - alone_since > NOBODY_TIMEOUT_S:
-                raise PeersMissing(self._why(what))
+                nobody = f"no peer of this swarm was reached for {NOBODY_TIMEOUT_S:.0f} s"
+                raise PeersMissing(self._why(what, nobody))
 
-    def _why(self, what: str) -> str:
+    def _why(self, what: str, reason: str) -> str:
         refusals = [f"{address}: {why}" for address, why in self.peers.refusals.items()]
         tried = "\n  ".join(refusals or ["nobody answered at the addresses that are known"])
         return (
-            f"the {what} could not be fetched: no peer of this swarm was reached for "
-            f"{NOBODY_TIMEOUT_S:.0f} s.\n  {tried}\n"
+            f"the {what} could not be fetched: {reason}.\n  {tried}\n"
             "Ask a member for a newer link, or name a peer: --peer /ip4/.../tcp/.../p2p/..."
         )

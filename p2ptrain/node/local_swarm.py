@@ -1,8 +1,8 @@
 """Peers as processes of their own on this machine: what the demo shows and the tests use.
 
-Each peer is `python -m p2ptrain.cli.main join ... --json` with a home folder of its own; its
-telemetry comes back as lines of JSON. Nothing is shared but loopback and, to save compiling the
-kernels four times, the folder of compiled kernels.
+Each peer is `python -m p2ptrain.cli.main join ... --json`, or another command that goes on until it
+is stopped, with a home folder of its own; its telemetry comes back as lines of JSON. Nothing is
+shared but loopback and, to save compiling the kernels four times, the folder of compiled kernels.
 """
 
 import json
@@ -36,6 +36,7 @@ class PeerProcess:
     rounds     its "round" events
     latest     its newest event of each kind
     exit_code  None while it runs; negative: the signal that ended it
+    killed     whether kill() was called
     """
 
     name: str
@@ -45,6 +46,7 @@ class PeerProcess:
     latest: dict[str, Event] = field(default_factory=dict)
     stderr: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES_KEPT))
     exit_code: int | None = None
+    killed: bool = False
 
     @property
     def round(self) -> int:
@@ -74,11 +76,21 @@ class LocalSwarm:
     peers: dict[str, PeerProcess] = field(default_factory=dict)
     _news: trio.Event = field(default_factory=trio.Event)
 
-    async def start(self, nursery: trio.Nursery, name: str, home: Path, *arguments: str) -> None:
-        """Start `p2ptrain join` with these arguments; nursery owns the tasks that read from it."""
-        command = [sys.executable, "-m", "p2ptrain.cli.main", "join", "--json"]
+    async def start(
+        self,
+        nursery: trio.Nursery,
+        name: str,
+        home: Path,
+        *arguments: str,
+        command: tuple[str, ...] = ("join",),
+    ) -> None:
+        """Start a p2ptrain command with these arguments; nursery owns the tasks that read of it.
+
+        A name that was used before stands for the new process from here on.
+        """
+        program = [sys.executable, "-m", "p2ptrain.cli.main", *command, "--json"]
         process = await trio.lowlevel.open_process(
-            [*command, "--home", str(home), *arguments],
+            [*program, "--home", str(home), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,7 +103,12 @@ class LocalSwarm:
 
     def kill(self, name: str) -> None:
         """SIGKILL: the peer has no time for a last word."""
+        self.peers[name].killed = True
         self.peers[name].process.kill()
+
+    def interrupt(self, name: str) -> None:
+        """SIGINT, as Ctrl-C sends it."""
+        self.peers[name].process.send_signal(signal.SIGINT)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition on the peers holds; looked at again after each event."""

@@ -5,7 +5,7 @@ the design. Everything is opened in nested blocks, so whatever goes wrong, and w
 stops it, what was opened is closed again in the right order.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -59,7 +59,11 @@ class JoinOptions:
 
 @dataclass
 class Node:
-    """What is open while a node lives."""
+    """What is open while a node lives.
+
+    topics    what our hello names: the swarm, then its data set as soon as it is known
+    training  whether the rounds have begun, so that there is one to finish
+    """
 
     config: NodeConfig
     identity: Identity
@@ -68,17 +72,20 @@ class Node:
     fetcher: Fetcher
     server: Server
     telemetry: Telemetry
+    topics: list[str]
     machines: Machines | None = None
     rounds: Rounds | None = None
+    training: bool = False
     _stop_asked: bool = False
     _stopped: trio.Event = field(default_factory=trio.Event)
 
     def stop(self) -> None:
         """Finish the round, tell the others, and end. Before the rounds have begun: end at once."""
         self._stop_asked = True
-        if self.rounds is None:
+        if self.rounds is None or not self.training:
             self._stopped.set()
         else:
+            self.telemetry.report("phase", phase="leaving")
             self.rounds.leaving = True
             self.rounds.notice()
 
@@ -126,11 +133,13 @@ async def join(
         identity = load_or_create(config.identity_path)
         blocks = BlockStore(config.blocks_path)
         swarm_id = _swarm_id(target, identity, blocks)
+        topics = _topics(swarm_id, blocks)
         summary: Summary | None = None
         async with (
-            open_node(config, identity, blocks, (swarm_id,), options, telemetry) as node,
+            open_node(config, identity, blocks, topics, options, telemetry) as node,
             trio.open_nursery() as nursery,
         ):
+            node.peers.swarm = swarm_id
             nursery.start_soon(stop_on_signals, node.stop)
             nursery.start_soon(node.cancel_when_stopped, nursery.cancel_scope)
             if isinstance(target, SwarmLink):
@@ -161,20 +170,28 @@ def _swarm_id(target: Recipe | SwarmLink, identity: Identity, blocks: BlockStore
     return blocks.put(target.founded_by(identity.peer_id).canonical)
 
 
+def _topics(swarm_id: Cid, blocks: BlockStore) -> list[str]:
+    """What our first hello names: the swarm, and its data set if we have the recipe."""
+    content = blocks.get(swarm_id)
+    if content is None:
+        return [swarm_id]
+    return [swarm_id, Recipe.from_canonical(content, f"the recipe of swarm {swarm_id}").data.cid]
+
+
 @asynccontextmanager
 async def open_node(
     config: NodeConfig,
     identity: Identity,
     blocks: BlockStore,
-    topics: tuple[str, ...],
+    topics: list[str],
     options: JoinOptions,
     telemetry: Telemetry,
 ) -> AsyncIterator[Node]:
     """Listen, dial, serve and route while the block runs."""
     addresses: list[str] = []
     etiquette = Etiquette(
-        hello=lambda: make_hello(topics, tuple(addresses)),
-        judge_hello=lambda peer, data: judge_hello(topics, data),
+        hello=lambda: make_hello(tuple(topics), tuple(addresses)),
+        judge_hello=lambda peer, data: judge_hello(tuple(topics), data),
     )
     async with (
         open_host(identity, listen=options.listen, etiquette=etiquette) as transport,
@@ -185,7 +202,7 @@ async def open_node(
         peers = Peers(transport, telemetry)
         node = Node(
             config, identity, blocks, peers, Fetcher(peers, blocks, telemetry),
-            Server(blocks, telemetry), telemetry,
+            Server(blocks, telemetry), telemetry, topics,
         )  # fmt: skip
         for address in options.peers:
             peers.know((address,))
@@ -227,15 +244,32 @@ async def _recipe(node: Node, swarm_id: Cid) -> Recipe:
 
 
 async def _data_set(node: Node, recipe: Recipe) -> Manifest:
-    """The data set's manifest and chunks, from the store or from the peers."""
+    """The data set's manifest and chunks, from the store, or from the peers and seeders."""
     cid = Cid(recipe.data.cid)
-    await node.fetcher.fetch("manifest", [cid])
+    if cid not in node.topics:
+        node.topics.append(cid)
+        node.peers.dial_again()  # seeders of this data set did not know that we belong to them
+    await _fetch_data(node, recipe, "manifest", (cid,))
     content = node.blocks.get(cid)
     assert content is not None
     manifest = Manifest.from_canonical(content)
     check_fits(manifest, recipe.model.layers)
-    await node.fetcher.fetch("data set", manifest.chunk_cids)
+    await _fetch_data(node, recipe, "data set", manifest.chunk_cids)
     return manifest
+
+
+async def _fetch_data(node: Node, recipe: Recipe, what: str, cids: Sequence[Cid]) -> None:
+    """Fetch parts of the data set. Raises ConfigError if there is nobody who could have them."""
+    founded_here = recipe.founder.key == node.identity.peer_id
+    lacking = not all(node.blocks.has(cid) for cid in cids)
+    if founded_here and lacking and not node.peers.anybody:
+        raise ConfigError(
+            f"the data of the recipe {recipe.name!r} are not in this home, and there is no peer to "
+            f"fetch them from: {recipe.data.cid}\n"
+            "Add them here (p2ptrain seed dataset PATH --once; PATH is 'digits' for the bundled "
+            "digits), or name a peer that has them (--peer ADDRESS)."
+        )
+    await node.fetcher.fetch(what, cids)
 
 
 def _arrays(blocks: BlockStore, manifest: Manifest, recipe: Recipe) -> TrainingArrays:

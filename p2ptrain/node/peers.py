@@ -122,20 +122,33 @@ def judge_hello(topics: tuple[str, ...], data: bytes) -> str | None:
             f"you compute by arithmetic {hello.arithmetic}, this peer by {ARITHMETIC}, so the bits "
             "would differ: pip install --upgrade p2ptrain on the older of the two"
         )
-    if not set(hello.topics) & set(topics):
+    if not _acquainted(topics, hello.topics):
         return f"this peer is in {', '.join(topics)}, not in {', '.join(hello.topics) or 'nothing'}"
     return None
 
 
+def _acquainted(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Whether two peers have something to do with each other.
+
+    A member names its swarm and then its data set, a seeder only data sets. A member and a seeder
+    of its data set belong together; two swarms that happen to learn from the same data do not.
+    """
+    shared = set(ours) & set(theirs)
+    both_members = len(ours) > 1 and len(theirs) > 1
+    return bool(shared) and not (both_members and ours[0] not in shared)
+
+
 @dataclass
 class Peers:
-    """Connections to the peers of one swarm.
+    """Connections to the peers of one swarm, and to seeders of its data set.
 
     transport   opened and closed by the caller
+    swarm       its id; None for a seeder, which is in no swarm
     """
 
     transport: Transport
     telemetry: Telemetry
+    swarm: str | None = None
     hellos: dict[PeerId, Hello] = field(default_factory=dict)
     _dials: dict[PeerId, _Dial] = field(default_factory=dict)
     _strikes: dict[PeerId, int] = field(default_factory=dict)
@@ -152,8 +165,35 @@ class Peers:
 
     @property
     def connected(self) -> frozenset[PeerId]:
-        """The peers that a message can be sent to now."""
+        """The peers of our swarm that a message can be sent to now."""
+        return frozenset(
+            peer
+            for peer, hello in self.hellos.items()
+            if self.swarm is None or self.swarm in hello.topics
+        )
+
+    @property
+    def sources(self) -> frozenset[PeerId]:
+        """All who may have content that we lack: the peers of our swarm, and seeders."""
         return frozenset(self.hellos)
+
+    @property
+    def anybody(self) -> bool:
+        """Whether there is anyone to turn to: connected, or with an address to dial."""
+        return bool(self.hellos or self._dials)
+
+    @property
+    def prospects(self) -> bool:
+        """Whether a peer of our swarm is connected, or may be behind an address that we know."""
+        return bool(self.connected or self._dials.keys() - self.hellos.keys())
+
+    @property
+    def refused_by_all(self) -> bool:
+        """Whether all who could be dialled have refused us, so that trying again is idle."""
+        return bool(self._dials) and all(
+            any(address in self._refusals for address in dial.addresses)
+            for dial in self._dials.values()
+        )
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -168,7 +208,7 @@ class Peers:
 
     async def wait_for_somebody(self) -> None:
         """Return when a peer is connected, or at once if there is nobody to dial."""
-        while self._dials and not self.hellos:
+        while self.prospects and not self.connected:
             await self._arrival.wait()
 
     def heard_within(self, quiet_s: float) -> list[PeerId]:
@@ -176,7 +216,7 @@ class Peers:
         statistics = self.transport.statistics()
         return [
             peer
-            for peer in sorted(self.hellos)
+            for peer in sorted(self.connected)
             if peer in statistics and statistics[peer].quiet_s <= quiet_s
         ]
 
@@ -232,6 +272,13 @@ class Peers:
         self._unwanted[peer] = why
         self._news.set()
 
+    def dial_again(self) -> None:
+        """Our hello has something new to say: whoever refused us is asked once more, at once."""
+        self._refusals.clear()
+        for dial in self._dials.values():
+            dial.again_at = 0.0
+        self._news.set()
+
     async def events(self) -> AsyncIterator[Arrived | Departed | Received]:
         """What happens, in order, for ever."""
         while True:
@@ -280,6 +327,8 @@ class Peers:
         self.hellos[peer] = hello
         self._wake_waiting()
         self.know(tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}")))
+        for address in [a for a in self._refusals if a.endswith(f"/p2p/{peer}")]:
+            del self._refusals[address]
         self.telemetry.report("connected", peer=peer, agent=hello.agent)
         contacts = [
             Contact(other, self.hellos[other].addresses)

@@ -166,7 +166,7 @@ async def _watch_for_failures(swarm: LocalSwarm) -> None:
             for peer in swarm.peers.values()
             if peer.exit_code is not None
             and not (peer.exit_code == 0 and "done" in peer.latest)
-            and peer.name != FOUNDER
+            and not peer.killed
         ]
 
     await swarm.wait_until(lambda: bool(failed()))

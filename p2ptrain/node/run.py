@@ -80,6 +80,7 @@ async def run_rounds(
             nursery.start_soon(reporter.report_waits, machines.averaging)
             await _catch_up(node, machines, recipe)
             machines.start_averaging()
+            node.training = True
             node.telemetry.report("phase", phase="training")
             await rounds.run()
             summary = await reporter.summary(finished=machines.averaging.finished)
@@ -203,7 +204,7 @@ async def _catch_up(node: Node, machines: Machines, recipe: Recipe) -> None:
     machines.start()
     node.telemetry.report("phase", phase="catching up")
     is_joiner = machines.state.history.height == 0 and recipe.founder.key != node.identity.peer_id
-    while not node.stopping:
+    while is_joiner or node.peers.prospects:
         with trio.move_on_after(CATCH_UP_S_MAX):
             await node.peers.wait_for_somebody()
             await machines.caught_up.wait()

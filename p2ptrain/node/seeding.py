@@ -37,7 +37,7 @@ async def _serve(config: NodeConfig, cid: Cid, listen: Sequence[str], telemetry:
     options = JoinOptions(listen=tuple(listen)) if listen else JoinOptions()
     stopped = trio.Event()
     async with (
-        open_node(config, identity, blocks, (cid,), options, telemetry) as node,
+        open_node(config, identity, blocks, [cid], options, telemetry) as node,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(stop_on_signals, stopped.set)
