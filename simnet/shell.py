@@ -22,6 +22,7 @@ from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.messages import (
     ROUND,
+    Certified,
     Message,
 )
 from p2ptrain.wire.peer_id import PeerId
@@ -223,6 +224,10 @@ class Shell:
                     self.judge.proved(self.peer, effect)
                 case catchup.Switched():
                     self._switch(effect)
+                case catchup.Elsewhere(peer, certificate):
+                    if self.averaging:
+                        now, message = self.world.now, Certified(certificate)
+                        self._do(self.averaging.receive(now, peer, message))
                 case catchup.CaughtUp():
                     self._take_part()
                 case statesync.Rollback(block):

@@ -6,7 +6,7 @@ import pytest
 from donor_chain import DONOR, ME, OTHER, RULES, SIGNERS, Chain, chain, founding
 
 from p2ptrain.errors import RemoteProtocolError
-from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Effect, Switched
+from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Effect, Elsewhere, Switched
 from p2ptrain.swarm.effects import Send
 from p2ptrain.swarm.history import DENSE_HEIGHTS
 from p2ptrain.wire.limits import HEADERS_MAX
@@ -84,6 +84,37 @@ def test_the_trunk_does_not_switch_to_a_branch() -> None:
     branch.branch(SIGNERS[:1])
     branch.grow(9, signers=SIGNERS[:1])
     assert search(ours, {DONOR: branch}) == [CaughtUp(ours.history.tip)]
+
+
+def test_a_branch_that_left_us_behind_is_not_followed_but_told() -> None:
+    """Its first certificate goes to the averaging machine, which stops waiting for its signers."""
+    ours = chain(2)
+    branch = ours.fork()
+    branch.branch(SIGNERS[:1])
+    branch.grow(3, signers=SIGNERS[:1])
+    machine = CatchUp(ME, RULES, ours.history)
+    machine.peers(0.0, (DONOR,))
+    machine.start(0.0)
+    (ask,) = machine.receive(0.0, DONOR, branch.tip())
+    assert isinstance(ask, Send)
+    told = machine.receive(0.0, DONOR, branch.answer(ask.message))
+    assert told == [Elsewhere(DONOR, branch.history.link(3).certificate)]
+    assert machine.expire(machine.deadline) == [CaughtUp(ours.history.tip)]
+
+
+def test_a_branch_that_took_us_in_is_followed() -> None:
+    """Nobody else can go on there without us."""
+    ours = chain(2)
+    branch = ours.fork()
+    branch.branch(SIGNERS[:1])
+    branch.grow(1, signers=SIGNERS[:1])
+    machine = CatchUp(SIGNERS[0].peer, RULES, ours.history)
+    machine.peers(0.0, (DONOR,))
+    machine.start(0.0)
+    (ask,) = machine.receive(0.0, DONOR, branch.tip())
+    assert isinstance(ask, Send)
+    (switched,) = machine.receive(0.0, DONOR, branch.answer(ask.message))
+    assert isinstance(switched, Switched)
 
 
 def test_silent_peers_cost_one_timeout_and_no_more() -> None:

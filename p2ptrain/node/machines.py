@@ -26,7 +26,7 @@ from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.node.votes import Votes
 from p2ptrain.swarm.averaging import Averaging
-from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Switched
+from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Elsewhere, Switched
 from p2ptrain.swarm.effects import (
     Apply,
     Behind,
@@ -40,13 +40,13 @@ from p2ptrain.swarm.effects import (
 from p2ptrain.swarm.history import Link
 from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback, StateSync
 from p2ptrain.wire.digest import Digest
-from p2ptrain.wire.messages import Message, Norm2
+from p2ptrain.wire.messages import Certified, Message, Norm2
 from p2ptrain.wire.peer_id import PeerId
 
 ALIVE_EVERY_S = 1.0  # the averaging machine wants a sign of life every 2 s at least
 QUIET_S_MAX = 7.0  # a connection pings every 5 s; one that is silent for longer may be dead
 
-CatchUpEffect = Send | Switched | CaughtUp
+CatchUpEffect = Send | Switched | Elsewhere | CaughtUp
 SyncEffect = Send | Rollback | LoadState | ApplyReduced
 
 
@@ -224,6 +224,9 @@ class Machines:
                 self.to_averaging.post(lambda now: self.averaging.adopt(now, context, certificates))
                 self.to_statesync.post(self._follow)
                 self.on_chain()
+            case Elsewhere(peer, certificate):
+                branch = Certified(certificate)
+                self.to_averaging.post(lambda now: self.averaging.receive(now, peer, branch))
             case CaughtUp():
                 if self._known:
                     self.caught_up.set()

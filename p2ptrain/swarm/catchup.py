@@ -7,7 +7,8 @@ Theory of operation
   headers  choose the tip with most rounds that we do not have, ask that peer for the certificates
            after the newest block we share, page by page; verify each on the context before it
   judge    where the chains part, branches.should_switch decides by the trunk rule; if theirs wins,
-           Switched says what to drop and what to put in its place
+           Switched says what to drop and what to put in its place. A branch that has taken us
+           in is followed; one that left us behind is not, but Averaging is told (Elsewhere)
   ...      until no peer has a tip that we neither hold nor refused; then CaughtUp
 
 A peer that lies about its tip costs one timeout, one that sends a bad certificate is struck
@@ -69,7 +70,19 @@ class CaughtUp:
     context: Context
 
 
-Effect = Send | Switched | CaughtUp
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A branch that we do not follow begins with this certificate, on our newest block.
+
+    Hand it to Averaging.receive as a Certified from this peer: who signed it does not vote with
+    us any more, and to wait for them would be in vain.
+    """
+
+    peer: PeerId
+    certificate: Certificate
+
+
+Effect = Send | Switched | Elsewhere | CaughtUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +245,14 @@ class CatchUp:
             known = (links[-1].context.block, *self._history.known())
             return [self._ask(now, page.peer, known)]
         self._tips.pop(page.peer, None)
-        switched = self._judge()
-        if switched is None:
+        decision = self._judge(page.peer)
+        if decision is None:
             return self._next(now)
         self._silent.clear()
-        self._tips_until = now  # look at the other tips once the shell has switched
-        return [switched]
+        self._tips_until = now  # look at the other tips once the shell has carried it out
+        return [decision]
 
-    def _judge(self) -> Switched | None:
+    def _judge(self, peer: PeerId) -> Switched | Elsewhere | None:
         """Whether their chain, complete now, is to take the place of ours."""
         height = self._history.height_of(self._base.block)
         if height is None:
@@ -252,8 +265,9 @@ class CatchUp:
         ours = [link.certificate for link in self._history.after(height)]
         theirs = [link.certificate for link in links]
         common = self._history.context(height)
-        if not should_switch(common, ours, theirs, self._me, self.quorum_lost):
-            return None
+        needed_there = not ours and links[-1].context.member(self._me) is not None
+        if not should_switch(common, ours, theirs, self._me, self.quorum_lost) and not needed_there:
+            return None if ours else Elsewhere(peer, theirs[0])
         return Switched(height, tuple(links), links[-1].context)
 
     def _start_of(self, page: _Page, after: Digest) -> tuple[Context, list[Link]] | None:
