@@ -231,7 +231,7 @@ class Swarm:
         config, identity = self._config(run.number), IDENTITIES[run.number]
         blocks = BlockStore(config.blocks_path)
         telemetry = Telemetry(run.take)
-        async with open_node(config, identity, blocks, (swarm_id,), options, telemetry) as node:
+        async with open_node(config, identity, blocks, [swarm_id], options, telemetry) as node:
             run.node = node
             run.summary = await _take_part(node, swarm_id, options)
 
