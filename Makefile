@@ -21,12 +21,12 @@ $(VENV)/.run: requirements.lock pyproject.toml
 	  { echo "p2ptrain needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
 	@echo "installing p2ptrain and its libraries into $(VENV) (about half a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-deps -r requirements.lock
+	$(PIP) install --no-deps --use-pep517 -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
-	$(PIP) install --no-deps -r requirements-dev.lock
+	$(PIP) install --no-deps --use-pep517 -r requirements-dev.lock
 	@touch $@
 
 setup: $(VENV)/.run
