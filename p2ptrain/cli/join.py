@@ -35,6 +35,10 @@ def command(
     wait_for: Annotated[
         int, typer.Option(min=0, help="A founder waits for so many peers before round 1.")
     ] = 0,
+    local_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Local steps in a round, for a slow machine (default: all)."),
+    ] = None,
     device: Annotated[str, typer.Option(help="OpenCL device by name (default: PoCL's CPU).")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads to compute with; 0: all.")] = 0,
     home: Home = None,
@@ -51,6 +55,7 @@ def command(
         peers=tuple(peer or ()),
         rounds_max=rounds,
         first_peers=wait_for,
+        local_steps=local_steps,
         device=device,
         threads=threads,
     )

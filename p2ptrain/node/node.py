@@ -44,6 +44,7 @@ class JoinOptions:
     listen       multiaddrs to listen on; port 0 takes a free one
     peers        full multiaddrs to dial, beside those of the link
     rounds_max   leave after this many contributions; None: stay to the end
+    local_steps  steps in a round, fewer than the recipe's on a slow machine; None: as many
     first_peers  wait for so many other peers before the first round of a new swarm
     device       which OpenCL device; "": PoCL's CPU
     threads      of a CPU device; 0: all cores
@@ -53,6 +54,7 @@ class JoinOptions:
     peers: tuple[str, ...] = ()
     rounds_max: int | None = None
     first_peers: int = 0
+    local_steps: int | None = None
     device: str = ""
     threads: int = 0
 

@@ -48,6 +48,7 @@ class Rounds:
     me            this peer
     sample_count  training samples it draws from
     rounds_max    leave after this many of our contributions; None: stay to the end
+    local_steps   that we take in a round; what we declare to the others
     first_peers   connected peers to wait for before the first round of a new swarm
     applied       blocks that were applied and not reported yet
     report        tells the user of one
@@ -57,6 +58,7 @@ class Rounds:
     recipe: Recipe
     machines: Machines
     sample_count: int
+    local_steps: int
     rounds_max: int | None = None
     first_peers: int = 0
     leaving: bool = False
@@ -127,7 +129,7 @@ class Rounds:
             base.beacon,
             self.me,
             self.sample_count,
-            self.recipe.inner.local_steps,
+            self.local_steps,
             self.recipe.inner.batch,
         )
         self._training_on = base.block
@@ -145,7 +147,7 @@ class Rounds:
             weight=work.samples,
             shards=work.shards,
             norms2=work.norms2,
-            local_steps=self.recipe.inner.local_steps,
+            local_steps=self.local_steps,
             parent=work.parent,
         )
         averaging = self.machines.averaging
@@ -183,7 +185,7 @@ class Rounds:
                 self._left_at = trio.current_time()
                 inbox.post(averaging.leave)
         elif member is None:
-            inbox.post(averaging.join)
+            inbox.post(lambda now: averaging.join(now, self.local_steps))
 
     def _over(self) -> bool:
         """The run has its last final block, or we asked to go and are out (or nobody is left)."""

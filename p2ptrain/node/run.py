@@ -12,7 +12,7 @@ import trio
 
 from p2ptrain.config import Recipe
 from p2ptrain.data.manifest import Manifest
-from p2ptrain.errors import StoreError
+from p2ptrain.errors import ConfigError, StoreError
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.ledger import Ledger
@@ -73,6 +73,7 @@ async def run_rounds(
                 machines=machines,
                 sample_count=manifest.records("train"),
                 rounds_max=options.rounds_max,
+                local_steps=local_steps_of(recipe, options.local_steps),
                 first_peers=options.first_peers,
                 leaving=node.stopping,
             )
@@ -88,6 +89,22 @@ async def run_rounds(
             nursery.cancel_scope.cancel()
     node.telemetry.report("done", **summary.values)
     return summary
+
+
+def local_steps_of(recipe: Recipe, wanted: int | None) -> int:
+    """The steps that this peer declares: as many as it wants, the recipe's at the most.
+
+    Raises ConfigError.
+    """
+    most = recipe.inner.local_steps
+    if wanted is None:
+        return most
+    if not 1 <= wanted <= most:
+        raise ConfigError(
+            f"--local-steps {wanted}: the recipe has inner.local_steps = {most}.\n"
+            f"A slow peer may take fewer, from 1 to {most}; its weight is less by as much."
+        )
+    return wanted
 
 
 def settings_of(recipe: Recipe, shard_bytes: tuple[int, ...]) -> Settings:
