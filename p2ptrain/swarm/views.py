@@ -8,7 +8,7 @@ given it up too. So a peer that was cut off does not come back with a view that 
 Two rules keep peers together (protocol/averaging.md section 8). If floor((M-1)/3) + 1 others have
 given up our view or later ones, at least one of them is honest, and we give up too. And if one
 voter is far ahead (it voted in a branch that has since been left), we jump to its view, but only
-by a distance that doubles with each failure: a liar cannot make the numbers run away.
+by a distance that grows fourfold with each failure: a liar cannot make the numbers run away.
 
 The deadline of a view is a local duration: 4 times the median of the last views' durations, at
 least 0.5 and at most 60 s, doubled each time that it passes in vain.
@@ -127,7 +127,7 @@ class Views:
     def target(self, others: list[PeerId]) -> int:
         """The view to give up now: ours, or that of a voter who is far ahead."""
         ahead = max((self.newest_of(peer) for peer in others), default=0)
-        reach = self.view + (1 << min(self.failed, 62))
+        reach = self.view + (1 << min(2 * self.failed, 62))
         if self.failed >= JUMP_AFTER and self.view < ahead <= min(reach, VIEW_MAX):
             return ahead
         return self.view
