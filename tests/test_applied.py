@@ -47,8 +47,10 @@ averaging = { codec = "int4", shard_values = 4096 }
 
 @pytest.fixture(scope="session")
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled once for all tests of this file."""
-    return tmp_path_factory.mktemp("kernels")
+    """Compiled once for all tests of applied states and of whole nodes."""
+    folder = tmp_path_factory.getbasetemp() / "node kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @dataclass(frozen=True)
