@@ -40,6 +40,7 @@ from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, SwarmLink, node_config, parse_link
 from p2ptrain.data.seeding import seed_dataset
+from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.net.identity import load_or_create
 from p2ptrain.node.local_swarm import peer_environment, share_kernels
 from p2ptrain.node.node import JoinOptions, join
@@ -118,8 +119,7 @@ def make_recipe(case: Case, config: NodeConfig, folder: Path) -> Recipe:
     np.savez(path, x_train=x[:64], y_train=y[:64], x_test=x[64:], y_test=y[64:])
     cid = seed_dataset(path, BlockStore(config.blocks_path), name="noise", licence="CC0-1.0").cid
     layers = LAYERS[case.values]
-    size = sum((i + 1) * o for i, o in pairwise(layers))
-    shard_values = CODEC_BLOCK if size < SHARD_VALUES_MAX else SHARD_VALUES_MAX
+    shard_values = CODEC_BLOCK if case.values < SHARD_VALUES_MAX else SHARD_VALUES_MAX
     text = f"""
         name = "benchmark"
         rounds = {RECIPE_ROUNDS}
@@ -215,7 +215,7 @@ def measure_transport() -> Rates:
 
 def reduction_s(case: Case) -> tuple[float, int]:
     """Seconds to reduce the peers' contributions on one core, the best of 5; and S, bytes."""
-    codec, size = CODECS[BITS[case.codec]], CODEC_BLOCK * (case.values // CODEC_BLOCK)
+    codec, size = CODECS[BITS[case.codec]], ModelSpec(LAYERS[case.values]).layout.padded_size
     values = np.random.default_rng(1).standard_normal(size).astype(np.float32)
     shards = [
         codec.encode(values[start : start + SHARD_VALUES_MAX])
