@@ -81,6 +81,8 @@ class Schemer(Liar):
     def bend(self, to: PeerId, message: Message) -> Message | None:
         """What its machine says of certificates and headers would spoil the scheme."""
         if self.act > 1 and self._rules:
+            if to in self.world.cut:
+                return None
             if isinstance(message, Headers):
                 return replace(message, certificates=())
             if isinstance(message, GiveUp | Certified | Tip):

@@ -131,7 +131,6 @@ class Shell:
         if isinstance(message, Asked):
             self.send(sender, self.storage.answer(message, self.arithmetic))
             return
-        self._tell_catchup()
         try:
             self._do(self.catchup.receive(now, sender, message))
             self._do(self.sync.receive(now, sender, message))
@@ -155,7 +154,6 @@ class Shell:
         if self.averaging and now >= self.averaging.deadline:
             self._do(self.averaging.expire(now))
         if now >= self.catchup.deadline:
-            self._tell_catchup()
             self._do(self.catchup.expire(now))
         if now >= self.sync.deadline:
             self._do(self.sync.expire(now))
@@ -175,9 +173,6 @@ class Shell:
         self._do(self.sync.peers(now, self.connected))
         if self.averaging:
             self._do(self.averaging.peers(now, self.connected))
-
-    def _tell_catchup(self) -> None:
-        self.catchup.quorum_lost = bool(self.averaging and self.averaging.quorum_lost)
 
     def _schedule(self) -> None:
         """One wake-up at the earliest deadline; those made for later ones are void."""
