@@ -57,7 +57,7 @@ soak: setup-dev
 	for run in 1 2 3 4 5; do $(BIN)/p2ptrain demo --plain || exit 1; done
 
 bench: setup-dev
-	for each in engine transport averaging; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+	for each in engine transport wire averaging demo; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
 lock: setup-dev
 	$(BIN)/python .ci/make_lock.py
