@@ -128,7 +128,10 @@ class AppliedState:
                 case Rollback(block):
                     await self._roll_back(block)
                 case LoadState(link, pieces):
-                    await self._load(link, b"".join(pieces))
+                    block = link.context.block
+                    # We may have come there by our own reduction while the pieces were fetched.
+                    if self.block != block and not self._is_behind_us(block):
+                        await self._load(link, b"".join(pieces))
                 case ApplyReduced(link, shards):
                     if self._follows(link):
                         await self._apply_shards(link, shards)

@@ -51,24 +51,15 @@ class Summary:
 
 @dataclass
 class Reporter:
-    """Counts and reports what one node does in one run."""
+    """Reports what one node does in one run."""
 
     me: PeerId
     swarm: str
     peers: Peers
     telemetry: Telemetry
     state: AppliedState
-    contributed: int = 0
-    samples: int = 0
     evaluated: Evaluated = field(default_factory=lambda: Evaluated(float("nan"), 0.0, 0))
     _last_s: float = field(default_factory=trio.current_time)
-
-    def count(self, link: Link) -> None:
-        """A block was applied."""
-        for entry in link.certificate.block.entries:
-            if entry.peer == self.me:
-                self.contributed += 1
-                self.samples += entry.weight
 
     async def report(self, link: Link) -> None:
         """Evaluate the newest state and tell how the round went."""
@@ -125,14 +116,17 @@ class Reporter:
         state = self.state.ledger.state_of(self.state.block)
         if state is None:  # the founding state has no checkpoint
             state = await self.state.compute.state(self.state.block)
-        context = self.state.history.context(self.state.height or 0)
+        height = self.state.height or 0
+        context = self.state.history.context(height)
+        blocks = [link.certificate.block for link in self.state.history.after(0)[:height]]
+        mine = [entry for block in blocks for entry in block.entries if entry.peer == self.me]
         sent, received = self._bytes()
         return Summary(
             peer=self.me,
             swarm=self.swarm,
             rounds=context.rounds,
-            contributed=self.contributed,
-            samples=self.samples,
+            contributed=len(mine),
+            samples=sum(entry.weight for entry in mine),
             bytes_sent=sent,
             bytes_received=received,
             loss=self.evaluated.loss,

@@ -204,7 +204,6 @@ def _connect(
     """Tie the parts to one another and to the network."""
 
     def applied(link: Link) -> None:
-        reporter.count(link)
         rounds.applied.append(link)
         rounds.notice()
 
