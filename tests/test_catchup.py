@@ -33,7 +33,7 @@ def search(ours: Chain, donors: dict[PeerId, Chain], *, after: float = 0.0) -> l
                 decided.append(effect)
                 ours.history.switch(height, links)
                 todo += machine.expire(after)
-            case CaughtUp():
+            case CaughtUp() | Elsewhere():
                 decided.append(effect)
     assert not machine.running
     return decided
@@ -92,7 +92,7 @@ def test_a_branch_that_left_us_behind_is_not_followed_but_told() -> None:
     branch = ours.fork()
     branch.branch(SIGNERS[:1])
     branch.grow(3, signers=SIGNERS[:1])
-    machine = CatchUp(ME, RULES, ours.history)
+    machine = CatchUp(SIGNERS[1].peer, RULES, ours.history)
     machine.peers(0.0, (DONOR,))
     machine.start(0.0)
     (ask,) = machine.receive(0.0, DONOR, branch.tip())

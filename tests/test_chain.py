@@ -228,8 +228,8 @@ def test_the_trunk_is_what_more_of_the_common_voters_signed_into() -> None:
     for _ in range(9):  # rounds do not outweigh voters
         few.append(step(tip, PEERS[:2]))
         tip = after(tip, few[-1])
-    assert should_switch(common, few, many, PEERS[0], False)
-    assert not should_switch(common, many, few, PEERS[2], False)
+    assert should_switch(common, few, many, PEERS[0])
+    assert not should_switch(common, many, few, PEERS[2])
 
 
 def test_with_as_many_voters_more_rounds_decide_and_then_the_lower_tip() -> None:
@@ -237,11 +237,11 @@ def test_with_as_many_voters_more_rounds_decide_and_then_the_lower_tip() -> None
     left, right = [branch(common, PEERS[:2])], [branch(common, PEERS[2:4])]
     lower = min(left, right, key=lambda c: block_digest(c[0].block))
     higher = right if lower is left else left
-    assert should_switch(common, higher, lower, PEERS[0], False)
-    assert not should_switch(common, lower, higher, PEERS[0], False)
+    assert should_switch(common, higher, lower, PEERS[0])
+    assert not should_switch(common, lower, higher, PEERS[0])
     tip = after(common, higher[0])
     higher.append(step(tip, list(voters(tip))))
-    assert should_switch(common, lower, higher, PEERS[0], False)
+    assert should_switch(common, lower, higher, PEERS[0])
 
 
 def test_a_branch_without_us_is_followed_only_if_no_quorum_is_left_behind() -> None:
@@ -251,7 +251,10 @@ def test_a_branch_without_us_is_followed_only_if_no_quorum_is_left_behind() -> N
     assert may_follow(common, one, PEERS[3], quorum_lost=True)
     assert may_follow(common, one, PEERS[0], quorum_lost=False)
     assert may_follow(common, two, PEERS[3], quorum_lost=False)
-    assert not should_switch(common, [], [], PEERS[3], True)
+    assert not should_switch(common, [], two, PEERS[3])  # whether they live is not known there
+    assert should_switch(common, [], two, PEERS[0])
+    assert should_switch(common, [], two, PEERS[9])
+    assert not should_switch(common, [], [], PEERS[3])
 
 
 # --- reveals -------------------------------------------------------------------------------------

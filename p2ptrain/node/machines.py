@@ -21,7 +21,7 @@ from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import ComputeRefused
 from p2ptrain.node.compute_process import ComputeDied
-from p2ptrain.node.drive import Inbox, Step, drive
+from p2ptrain.node.drive import Inbox, drive
 from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.node.votes import Votes
@@ -94,9 +94,7 @@ class Machines:
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Deal a message out. A full inbox drops it: machines never rely on delivery."""
         self.to_averaging.offer(lambda now: self.averaging.receive(now, sender, message))
-        self.to_catchup.offer(
-            self._searching(lambda now: self.catchup.receive(now, sender, message))
-        )
+        self.to_catchup.offer(lambda now: self.catchup.receive(now, sender, message))
         self.to_statesync.offer(lambda now: self.statesync.receive(now, sender, message))
 
     def peers_changed(self) -> None:
@@ -108,15 +106,6 @@ class Machines:
             self.to_catchup.post(self.catchup.start)
         self._known = connected
         self.to_statesync.post(lambda now: self.statesync.peers(now, connected))
-
-    def _searching(self, step: Step[CatchUpEffect]) -> Step[CatchUpEffect]:
-        """A step of catch-up, which may follow a smaller branch only if our quorum is lost."""
-
-        def run(now: float) -> Sequence[CatchUpEffect]:
-            self.catchup.quorum_lost = self.averaging.quorum_lost
-            return step(now)
-
-        return run
 
     async def sync(self, *, until: Callable[[], bool] = lambda: False) -> None:
         """Fetch what leads to the tip; returns when the state is there, or until() holds.
@@ -175,9 +164,7 @@ class Machines:
                     self.state.pending_finals.extend(finals)
                     self.on_chain()
             case Behind(peer, certificate):
-                self.to_catchup.post(
-                    self._searching(lambda now: self.catchup.behind(now, peer, certificate))
-                )
+                self.to_catchup.post(lambda now: self.catchup.behind(now, peer, certificate))
             case Proof(first, _):
                 self.telemetry.report("proof", peer=first.signer, text="signed two things at once")
         return False

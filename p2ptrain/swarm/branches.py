@@ -36,6 +36,8 @@ def may_follow(
 ) -> bool:
     """Whether a peer that has nothing after `common` may take this verified chain after it.
 
+    That somebody on it is alive is for the caller to see to: a roster of the dead admits nobody.
+
     quorum_lost  whether we ourselves have heard no quorum for T_branch
     """
     first = certificates[0].block
@@ -50,13 +52,17 @@ def should_switch(
     ours: Sequence[Certificate],
     theirs: Sequence[Certificate],
     me: PeerId,
-    quorum_lost: bool,
 ) -> bool:
-    """Whether to leave our chain for theirs; both are verified and start after `common`."""
+    """Whether to leave our chain for theirs; both are verified and start after `common`.
+
+    A member that has nothing after `common` does not take a branch that left it behind because it
+    was told of it: those in it may be dead. That is the averaging machine's to judge (may_follow).
+    """
     if not theirs:
         return False
     if not ours:
-        return may_follow(common, theirs, me, quorum_lost)
+        first = theirs[0].block
+        return first.kind != BRANCH or me in first.living or common.member(me) is None
     if ours[0].block.kind != BRANCH and theirs[0].block.kind != BRANCH:
         return _trunk_view(theirs) > _trunk_view(ours)
     return _rank(common, theirs) < _rank(common, ours)

@@ -107,7 +107,6 @@ class CatchUp:
         self._me = me
         self._rules = rules
         self._history = history
-        self.quorum_lost = False  # set by the shell from Averaging.quorum_lost
         self._peers: list[PeerId] = []
         self._tips: dict[PeerId, tuple[int, int, Digest]] = {}  # rounds, view, block
         self._silent: set[PeerId] = set()  # asked for their tip, no answer yet
@@ -266,7 +265,7 @@ class CatchUp:
         theirs = [link.certificate for link in links]
         common = self._history.context(height)
         needed_there = not ours and links[-1].context.member(self._me) is not None
-        if not should_switch(common, ours, theirs, self._me, self.quorum_lost) and not needed_there:
+        if not should_switch(common, ours, theirs, self._me) and not needed_there:
             return None if ours else Elsewhere(peer, theirs[0])
         return Switched(height, tuple(links), links[-1].context)
 

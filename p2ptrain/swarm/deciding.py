@@ -148,7 +148,7 @@ class Deciding(Standing):
         if not self._is_voter or self.finished or not lost:
             self._lost = False
             return None
-        if self._foreign is not None:
+        if self._foreign is not None and self._is_alive(now, self._foreign):
             certificate = self._foreign
             context = advance(self.context, certificate, self.config.settings)
             return self._adopt(now, context, certificate)
@@ -164,6 +164,10 @@ class Deciding(Standing):
         effects = self._give_up(view) + self._enter(now, view + 1)
         self._views.deadline = now + min(self._views.limit, self.config.timing.branch_s / 2)
         return effects
+
+    def _is_alive(self, now: float, certificate: Certificate) -> bool:
+        """Whether anybody who signed a certificate is heard: a roster of the dead admits nobody."""
+        return any(self._presence.is_heard(b.voter, now) for b in certificate.ballots)
 
     def _quorum_lost(self, now: float) -> bool:
         return now >= self._presence.lost_at(self._voters)

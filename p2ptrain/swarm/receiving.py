@@ -144,7 +144,7 @@ class Receiving(Deciding):
                 return self._recertified(certificate)
             case _:
                 context = self._verified(certificate, sender)
-                if not self._follows(now, certificate):
+                if not self._follows(now, certificate, sender):
                     return self._left_behind(certificate)
                 return self._adopt(now, context, certificate)
 
@@ -164,9 +164,14 @@ class Receiving(Deciding):
         verify_certificate(self.config.rules, self.context, certificate, sender)
         return advance(self.context, certificate, self.config.settings)
 
-    def _follows(self, now: float, certificate: Certificate) -> bool:
-        lost = self._quorum_lost(now)
-        return may_follow(self.context, [certificate], self.config.me, lost)
+    def _follows(self, now: float, certificate: Certificate, sender: PeerId) -> bool:
+        """Whether to stand on a verified child of our block; a branch without us must be alive."""
+        me, block = self.config.me, certificate.block
+        ours = block.kind != BRANCH or me in block.living or self.context.member(me) is None
+        signed = {ballot.voter for ballot in certificate.ballots}
+        if not ours and sender not in signed and not self._is_alive(now, certificate):
+            return False
+        return ours or may_follow(self.context, [certificate], me, self._quorum_lost(now))
 
     def _left_behind(self, certificate: Certificate) -> list[Effect]:
         """A branch went off without us; those in it do not vote with us any more."""
@@ -228,7 +233,7 @@ class Receiving(Deciding):
                 return self.context.at_view(certificate.view), []
             case _:
                 context = self._verified(certificate, sender)
-                if self._follows(now, certificate):
+                if self._follows(now, certificate, sender):
                     return context, []
                 return None, self._left_behind(certificate)
 
