@@ -55,8 +55,8 @@ def should_switch(
 ) -> bool:
     """Whether to leave our chain for theirs; both are verified and start after `common`.
 
-    A member that has nothing after `common` does not take a branch that left it behind because it
-    was told of it: those in it may be dead. That is the averaging machine's to judge (may_follow).
+    A member that has nothing after `common` does not take a branch that left it behind just because
+    it was told of it: those in it may be dead. Who hears them may_follow.
     """
     if not theirs:
         return False

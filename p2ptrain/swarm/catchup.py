@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from math import inf
 
 from p2ptrain.errors import RemoteProtocolError
-from p2ptrain.swarm.branches import should_switch
+from p2ptrain.swarm.branches import may_follow, should_switch
 from p2ptrain.swarm.certificates import Rules, verify_certificate
 from p2ptrain.swarm.chain import Context, advance
 from p2ptrain.swarm.effects import Send
@@ -264,8 +264,12 @@ class CatchUp:
         ours = [link.certificate for link in self._history.after(height)]
         theirs = [link.certificate for link in links]
         common = self._history.context(height)
-        needed_there = not ours and links[-1].context.member(self._me) is not None
-        if not should_switch(common, ours, theirs, self._me) and not needed_there:
+        tip = links[-1].context
+        needed_there = not ours and tip.member(self._me) is not None
+        # Most went over to it, and one of them is alive: it has just told us.
+        gone_there = tip.member(peer) and not ours and may_follow(common, theirs, self._me, False)
+        follow = should_switch(common, ours, theirs, self._me) or needed_there or gone_there
+        if not follow:
             return None if ours else Elsewhere(peer, theirs[0])
         return Switched(height, tuple(links), links[-1].context)
 
