@@ -45,7 +45,7 @@ class JoinOptions:
     peers        full multiaddrs to dial, beside those of the link
     rounds_max   leave after this many contributions; None: stay to the end
     local_steps  steps in a round, fewer than the recipe's on a slow machine; None: as many
-    first_peers  wait for so many other peers before the first round of a new swarm
+    first_peers  round 1 of a new swarm waits until so many others have asked to enter
     device       which OpenCL device; "": PoCL's CPU
     threads      of a CPU device; 0: all cores
     """

@@ -34,6 +34,7 @@ from p2ptrain.wire.limits import COMPUTE_RESTARTS_MAX
 from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 
+FIRST_LOOK_EVERY_S = 0.1
 LEAVE_S_MAX = 10.0  # how long a peer that wants to go waits to be let go
 
 
@@ -49,7 +50,7 @@ class Rounds:
     sample_count  training samples it draws from
     rounds_max    leave after this many of our contributions; None: stay to the end
     local_steps   that we take in a round; what we declare to the others
-    first_peers   connected peers to wait for before the first round of a new swarm
+    first_peers   peers that must have asked to enter before the first round of a new swarm
     applied       blocks that were applied and not reported yet
     report        tells the user of one
     """
@@ -162,7 +163,10 @@ class Rounds:
             news = self._news
             if self._contributes(base) or (self.leaving and self._left_at is None):
                 return
-            with trio.move_on_at(inf if self._left_at is None else self._left_at + LEAVE_S_MAX):
+            until = inf if self._left_at is None else self._left_at + LEAVE_S_MAX
+            if self._waits_for_the_first(base):  # nobody tells the spine of a joiner
+                until = min(until, trio.current_time() + FIRST_LOOK_EVERY_S)
+            with trio.move_on_at(until):
                 await news.wait()
 
     # --- details ----------------------------------------------------------------------------
@@ -172,8 +176,12 @@ class Rounds:
         # The machine may be a step behind or ahead of the state: ask it about this block only.
         if averaging.context.block != base.block or not averaging.may_contribute:
             return False
-        waiting = base.rounds == 0 and len(self.machines.peers.connected) < self.first_peers
-        return not (self._contributed_to == base.block or waiting or self._left_at)
+        done = self._contributed_to == base.block
+        return not (done or self._waits_for_the_first(base) or self._left_at)
+
+    def _waits_for_the_first(self, base: Context) -> bool:
+        """Whether a founder holds round 1 back until those it expects are ready for it."""
+        return base.rounds == 0 and len(self.machines.averaging.joiners) < self.first_peers
 
     def _enter_or_leave(self) -> None:
         averaging, inbox = self.machines.averaging, self.machines.to_averaging

@@ -100,6 +100,11 @@ class Averaging(Receiving):
         return inside and rounds_left and self.context.block not in self._committed
 
     @property
+    def joiners(self) -> tuple[PeerId, ...]:
+        """Peers that have asked to enter the roster and wait for the next block."""
+        return self._admissions.joiners()
+
+    @property
     def phase(self) -> str:
         """What the machine is about, in one word for people."""
         if self.finished:
