@@ -140,7 +140,8 @@ async def test_a_survivor_goes_on_alone_and_the_other_comes_back_to_the_same_bit
     tmp_path: Path,
 ) -> None:
     async with story(tmp_path) as s:
-        one = await s.found(recipe(tmp_path, rounds=60, local_steps=60), "--wait-for", "1")
+        # Long rounds: the survivor alone must not be through before the other is back.
+        one = await s.found(recipe(tmp_path, rounds=60, local_steps=600), "--wait-for", "1")
         link = await s.link_of(one)
         two = await s.join("two", link)
         await s.until(lambda: contributions(two) >= 3)
