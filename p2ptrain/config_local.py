@@ -59,10 +59,6 @@ class NodeConfig:
         """The file of one swarm's Transcript."""
         return self.swarm_path(swarm_id) / "transcript.sqlite"
 
-    def votes_path(self, swarm_id: Cid) -> Path:
-        """The file of the DurableRecord of this peer's votes and promises in one swarm."""
-        return self.swarm_path(swarm_id) / "votes"
-
 
 def node_config(
     home: Path | None = None, environment: Mapping[str, str] = os.environ

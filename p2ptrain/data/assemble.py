@@ -53,11 +53,6 @@ def assemble(
     return Samples(x, np.concatenate(labels) if labels else None)
 
 
-def check_chunk(manifest: Manifest, chunk: Chunk, content: bytes) -> None:
-    """Check one chunk's bytes, as assemble does. Raises ConfigError."""
-    _chunk_arrays(manifest, chunk, content)
-
-
 def model_inputs(samples: Samples, scale: float) -> NDArray[np.float32]:
     """Records as rows of inputs: (n, values in a record) float32 = float32(value) x float32(scale).
 

@@ -49,7 +49,7 @@ class Session:
         """Take over a greeted link.
 
         decoder   what the control lane has sent after its hello, if anything
-        deliver   called with (this session, payload, bulk) for each frame; must not wait
+        deliver   called with (itself, payload, bulk) for each frame; must not wait
         """
         self.link = link
         self.meter = meter

@@ -16,6 +16,7 @@ one block. Context.view is the view of the certificate that we hold.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from p2ptrain.errors import LocalProtocolError
@@ -167,10 +168,12 @@ def proposer(context: Context, view: int) -> PeerId:
     return peers[(int.from_bytes(context.beacon, "big") + view) % len(peers)]
 
 
-def reducers_of(context: Context, shard: int) -> tuple[PeerId, ...]:
-    """Who reduces a shard: every voter (k = M); a draw by the beacon where k < M."""
-    del shard  # all shards alike while k = M
-    return voters(context)
+def shards_reduced_by(context: Context, peer: PeerId, shards: Collection[int]) -> tuple[int, ...]:
+    """Which of these shards a peer reduces, ascending, and so is to be sent.
+
+    k = M: a voter all of them, anybody else none. Where k < M the beacon will draw here.
+    """
+    return tuple(sorted(shards)) if peer in voters(context) else ()
 
 
 def electorate(context: Context, block: Block) -> tuple[tuple[PeerId, ...], int]:

@@ -7,7 +7,6 @@ disk (fsync) before any Send that follows it in the same list leaves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from p2ptrain.swarm.chain import Context
 from p2ptrain.wire.digest import Digest
@@ -125,20 +124,3 @@ class Proof:
 
 
 Effect = Send | Persist | CheckPiece | Reduce | Apply | Behind | Proof
-
-
-class Machine(Protocol):
-    """What every state machine offers its shell and the simulator."""
-
-    @property
-    def deadline(self) -> float:
-        """When expire must be called next, seconds on the caller's clock; inf: never."""
-
-    def start(self, now: float) -> list[Effect]:
-        """Begin."""
-
-    def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
-        """Take one message. Raises RemoteProtocolError, and then nothing has changed."""
-
-    def expire(self, now: float) -> list[Effect]:
-        """The deadline has come."""

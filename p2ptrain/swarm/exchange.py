@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from p2ptrain.swarm.chain import Context, voters
+from p2ptrain.swarm.chain import Context, shards_reduced_by, voters
 from p2ptrain.swarm.contributions import Contributions, Held
 from p2ptrain.swarm.effects import CheckPiece, CommitRecord, Effect, Proof, Send
 from p2ptrain.swarm.inputs import AveragingConfig
@@ -77,13 +77,14 @@ class Exchange:
         return effects
 
     def _scatter_to(self, peer: PeerId) -> list[Effect]:
-        """Send our pieces to a voter, once, if it is entitled to them."""
+        """Send a peer the pieces that it reduces, once, if it is entitled to them."""
         if self.own is None or peer in self._scattered or not self._entitled(peer):
             return []
-        if peer not in self._voters or peer == self._config.me:
+        shards = shards_reduced_by(self._context, peer, self.own.shards)
+        if not shards or peer == self._config.me:
             return []
         self._scattered.add(peer)
-        return [Send(peer, p) for p in self.held.pieces(self.own, self.own.shards)]
+        return [Send(peer, p) for p in self.held.pieces(self.own, shards)]
 
     def _entitled(self, peer: PeerId) -> bool:
         return self.open or self.held.first_of(peer) is not None
@@ -128,9 +129,10 @@ class Exchange:
         if not found:
             return [Send(sender, NotHeld(request))]
         effects: list[Effect] = [Send(sender, Statement(held.signed)) for held in found]
-        if sender in self._voters and self._entitled(sender):
+        if self._entitled(sender):
+            shards = shards_reduced_by(self._context, sender, request.shards)
             for held in found:
-                effects += [Send(sender, p) for p in self.held.pieces(held, request.shards)]
+                effects += [Send(sender, p) for p in self.held.pieces(held, shards)]
         return effects
 
     # --- what is missing ----------------------------------------------------------------------

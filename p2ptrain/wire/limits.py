@@ -2,7 +2,6 @@
 
 # --- identity and roster -------------------------------------------------------------------
 ROSTER_MAX = 64  # one group (DESIGN section 4); 64 x 54-bit terms still fit the int64 sums
-PEER_ID_CHARS_MAX = 64  # an Ed25519 peer id has 52 characters
 
 # --- vectors, shards, pieces ---------------------------------------------------------------
 CODEC_BLOCK = 4096  # values a scale; part of the wire format: measured as good as 256 or 1024
