@@ -169,7 +169,7 @@ def _print_end(console: Console, outcome: Outcome) -> None:
             f"{end['samples']:,}" if not killed else "",
             _kilobytes(end.get("bytes_sent")),
             _kilobytes(end.get("bytes_received")),
-            f"{end['accuracy']:.4f}" if "accuracy" in end else "",
+            f"{number(end['accuracy']):.4f}" if "accuracy" in end else "",
             "killed" if killed else str(end["weights_sha256"]),
         )
     console.print(table)

@@ -13,9 +13,9 @@ import typer
 from numpy.typing import NDArray
 
 from p2ptrain.cli.options import Home, Json
-from p2ptrain.cli.version import version_number
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, node_config, parse_link
+from p2ptrain.config_version import version_number
 from p2ptrain.data.seeding import load_manifest
 from p2ptrain.errors import ConfigError
 from p2ptrain.store.blocks import BlockStore

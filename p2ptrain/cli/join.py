@@ -13,7 +13,7 @@ from p2ptrain.config import Recipe
 from p2ptrain.config_local import SwarmLink, node_config, parse_link
 from p2ptrain.errors import ConfigError
 from p2ptrain.node.signals import StopNow
-from p2ptrain.node.telemetry import Sink, Telemetry, Value, json_lines
+from p2ptrain.node.telemetry import Sink, Telemetry, Value, json_lines, number
 
 INTERRUPTED = 130
 
@@ -130,7 +130,7 @@ def words_for(event: Mapping[str, Value]) -> str | None:
         case "done":
             return (
                 f"done: {event['rounds']} rounds, {event['contributed']} with our work in them, "
-                f"{event['samples']:,} samples; accuracy {event['accuracy']:.4f}\n"
+                f"{event['samples']:,} samples; accuracy {number(event['accuracy']):.4f}\n"
                 f"weights SHA-256 {event['weights_sha256']}\n"
                 f"export them:  p2ptrain export --swarm {event['swarm']} --out model.safetensors"
             )

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from p2ptrain.cli import demo, export, identity, init, join, seed
-from p2ptrain.cli.version import describe_version
+from p2ptrain.config_version import describe_version
 from p2ptrain.errors import (
     ConfigError,
     DeviceError,

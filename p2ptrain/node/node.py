@@ -34,8 +34,6 @@ from p2ptrain.store.lock import home_lock
 from p2ptrain.train.worker_messages import TrainingArrays
 from p2ptrain.wire.cid import Cid
 
-LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinOptions:

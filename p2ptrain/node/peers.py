@@ -18,6 +18,7 @@ from math import inf
 import trio
 
 from p2ptrain.config import ARITHMETIC
+from p2ptrain.config_version import version_number
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.net.transport import (
     Connected,
@@ -55,7 +56,7 @@ BULK = (Piece, StatePiece, ReducedPiece, Blob, Headers)
 DIAL_TIMEOUT_S = 5.0
 REDIAL_S_MIN, REDIAL_S_MAX = 0.5, 30.0
 HEAD_START_S = 0.2  # a round trip and a greeting on most links
-AGENT = "p2ptrain/0.1.0"
+AGENT = f"p2ptrain/{version_number()}"
 
 
 def travels_with_data(message: Message) -> bool:

@@ -1,16 +1,19 @@
 """What a node reports of each round, and the summary that a run ends with."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 
 import trio
 
 from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.history import Link
 from p2ptrain.train.worker_messages import Evaluated
+from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.peer_id import PeerId
 
 WAITS_TOLD_EVERY_S = 2.0
@@ -24,6 +27,7 @@ class Summary:
     rounds          rounds of the swarm, up to our last block
     contributed     of those, the ones with our contribution in them
     samples         training samples behind our certified contributions
+    loss, accuracy  of the last state on the test samples; None if the compute process is gone
     bytes_*         of frames, to and from all peers
     weights_sha256  SHA-256 of the state after the last block: parameters, then outer momentum
     block           digest of that block, in hexadecimal
@@ -37,8 +41,8 @@ class Summary:
     samples: int
     bytes_sent: int
     bytes_received: int
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
     weights_sha256: str
     block: str
     finished: bool
@@ -58,13 +62,13 @@ class Reporter:
     peers: Peers
     telemetry: Telemetry
     state: AppliedState
-    evaluated: Evaluated = field(default_factory=lambda: Evaluated(float("nan"), 0.0, 0))
+    _evaluated: tuple[Digest, Evaluated] | None = None  # the state, and how good it is
     _last_s: float = field(default_factory=trio.current_time)
 
     async def report(self, link: Link) -> None:
         """Evaluate the newest state and tell how the round went."""
         block = link.certificate.block
-        self.evaluated = await self.state.compute.evaluate()
+        evaluated = await self._evaluate()
         now = trio.current_time()
         seconds, self._last_s = now - self._last_s, now
         samples = sum(entry.weight for entry in block.entries)
@@ -73,8 +77,8 @@ class Reporter:
             "round",
             round=link.context.rounds,
             view=link.certificate.view,
-            loss=self.evaluated.loss,
-            accuracy=self.evaluated.accuracy,
+            loss=evaluated.loss,
+            accuracy=evaluated.accuracy,
             contributions=len(block.entries),
             included=any(entry.peer == self.me for entry in block.entries),
             samples=samples,
@@ -121,6 +125,9 @@ class Reporter:
         blocks = [link.certificate.block for link in self.state.history.after(0)[:height]]
         mine = [entry for block in blocks for entry in block.entries if entry.peer == self.me]
         sent, received = self._bytes()
+        evaluated: Evaluated | None = None
+        with suppress(ComputeDied):  # the run is over: its figures are not worth a new process
+            evaluated = await self._evaluate()
         return Summary(
             peer=self.me,
             swarm=self.swarm,
@@ -129,12 +136,19 @@ class Reporter:
             samples=sum(entry.weight for entry in mine),
             bytes_sent=sent,
             bytes_received=received,
-            loss=self.evaluated.loss,
-            accuracy=self.evaluated.accuracy,
+            loss=evaluated.loss if evaluated else None,
+            accuracy=evaluated.accuracy if evaluated else None,
             weights_sha256=sha256(state).hexdigest(),
             block=self.state.block.hex(),
             finished=finished,
         )
+
+    async def _evaluate(self) -> Evaluated:
+        """Loss and accuracy of the applied state, computed once a state."""
+        state = self.state.history.context(self.state.height or 0).state
+        if self._evaluated is None or self._evaluated[0] != state:
+            self._evaluated = (state, await self.state.compute.evaluate())
+        return self._evaluated[1]
 
     def _bytes(self) -> tuple[int, int]:
         statistics = self.peers.transport.statistics().values()

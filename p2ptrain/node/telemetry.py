@@ -28,19 +28,10 @@ def number(value: Value | object) -> float:
 
 @dataclass
 class Telemetry:
-    """Reports events to one sink, and counts what a run is summed up by.
-
-    rounds        rounds applied
-    contributed   rounds with our own contribution in them
-    samples       training samples behind our certified contributions
-    strikes       protocol errors of peers that were turned away
-    """
+    """Reports events to one sink; strikes counts the protocol errors of peers."""
 
     sink: Sink
     started_s: float = field(default_factory=monotonic)
-    rounds: int = 0
-    contributed: int = 0
-    samples: int = 0
     strikes: int = 0
 
     def report(self, event: str, **values: Value) -> None:
