@@ -48,3 +48,25 @@ async def test_a_summary_without_a_compute_process_says_what_it_does_not_know(
         assert summary.accuracy is None
         assert "NaN" not in json.dumps(summary.values)
         assert len(summary.weights_sha256) == 64
+
+
+async def test_rounds_are_reported_with_an_older_figure_while_evaluating_is_too_dear(
+    tmp_path: Path,
+    kernel_cache: Path,  # noqa: F811
+) -> None:
+    """10,000 test samples took five times as long as the local steps between two evaluations."""
+    events: list[dict[str, object]] = []
+    telemetry = Telemetry(lambda event: events.append(dict(event)))
+    async with stage(tmp_path, kernel_cache) as one, member(MemNet(), IDENTITIES[0]) as peer:
+        tired = reporter(one, telemetry, peer.peers)
+        tired.evaluation_share = 1e-9
+        made = await one.chain(one.genesis, 2)
+        for block in made:
+            one.certify(block)
+            await one.state.sync(block.certified_shards)
+            await tired.report(block.link)
+        assert [event["evaluated_round"] for event in events] == [1, 1]
+        assert events[0]["loss"] == events[1]["loss"]
+        truth = await one.compute.evaluate()
+        assert truth.loss != events[1]["loss"]
+        assert (await tired.summary(finished=True)).loss == truth.loss
