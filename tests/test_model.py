@@ -11,7 +11,8 @@ from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Operations
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.mlp import ModelSpec, initial_parameters, uniform_bound
+from p2ptrain.model.initial import initial_parameters, uniform_bound
+from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.model.parameters import Layout, TensorSpec, padded_size
 from p2ptrain.wire.limits import CODEC_BLOCK
 

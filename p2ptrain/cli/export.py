@@ -18,6 +18,7 @@ from p2ptrain.config_local import NodeConfig, node_config, parse_link
 from p2ptrain.config_version import version_number
 from p2ptrain.data.seeding import load_manifest
 from p2ptrain.errors import ConfigError
+from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.checkpoint import Checkpoint, CheckpointStore
 from p2ptrain.store.export import Provenance, export_network
@@ -59,9 +60,6 @@ def network_of(recipe: Recipe, state: bytes) -> dict[str, NDArray[np.float32]]:
     Raises:
       ConfigError  the state is too short for the recipe's network
     """
-    # Here, because it loads the OpenCL library, which no other command of this module needs.
-    from p2ptrain.model.mlp import ModelSpec
-
     layout = ModelSpec(recipe.model.layers, recipe.model.activation).layout
     if len(state) < 4 * layout.padded_size or len(state) % 4:
         raise ConfigError(

@@ -16,7 +16,8 @@ from p2ptrain.device.opencl import Device
 from p2ptrain.device.operations import Operations, Samples
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.graph import Plan, PlanShape, Weights
-from p2ptrain.model.mlp import ModelSpec, initial_parameters
+from p2ptrain.model.initial import initial_parameters
+from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.model.parameters import Vector, check_vector
 from p2ptrain.train.optimizers import InnerConfig, InnerOptimizer, InnerState
 
