@@ -31,6 +31,7 @@ from p2ptrain.swarm.effects import (
     Apply,
     Behind,
     CheckPiece,
+    Diverged,
     Effect,
     Persist,
     Proof,
@@ -47,6 +48,10 @@ from p2ptrain.wire.peer_id import PeerId
 INLINE_BYTES_MAX = 1 << 14  # pieces up to this size are checked without a thread
 ALIVE_EVERY_S = 1.0  # the averaging machine wants a sign of life every 2 s at least
 QUIET_S_MAX = 7.0  # a connection pings every 5 s; one that is silent for longer may be dead
+DIVERGED = (
+    "our local steps diverged, so this round goes on without our work; if it happens to all, the "
+    "recipe's inner.learning_rate is too high for this network, or its averaging.norm_max too low"
+)
 
 CatchUpEffect = Send | Switched | Elsewhere | CaughtUp
 SyncEffect = Send | Rollback | LoadState | ApplyReduced
@@ -171,6 +176,9 @@ class Machines:
                 self.to_catchup.post(lambda now: self.catchup.behind(now, peer, certificate))
             case Proof(first, _):
                 self.telemetry.report("proof", peer=first.signer, text="signed two things at once")
+            case Diverged(norm2, norm2_max):
+                ratio = (norm2 / norm2_max) ** 0.5
+                self.telemetry.report("warning", text=f"{DIVERGED} ({ratio:.3g} x too long)")
         return False
 
     async def _check_piece(self, effect: CheckPiece) -> None:

@@ -23,9 +23,9 @@ from p2ptrain.config import Recipe
 from p2ptrain.data.sampler import Indices, assigned
 from p2ptrain.errors import DeviceError
 from p2ptrain.node.applied import AppliedState
-from p2ptrain.node.compute import LocalWork
+from p2ptrain.node.compute import ComputeRefused, LocalWork
 from p2ptrain.node.compute_process import ComputeDied
-from p2ptrain.node.machines import Machines
+from p2ptrain.node.machines import DIVERGED, Machines
 from p2ptrain.swarm.chain import Context
 from p2ptrain.swarm.history import Link
 from p2ptrain.swarm.inputs import Contribution
@@ -136,6 +136,12 @@ class Rounds:
         self._training_on = base.block
         try:
             work = await self.state.compute.train(samples)
+        except ComputeRefused as error:
+            if error.reason != "diverged":
+                raise
+            self._contributed_to = base.block
+            self.machines.telemetry.report("warning", text=f"{DIVERGED} ({error})")
+            return None
         finally:
             self._training_on = None
         return None if work is None or self.tip.block != base.block else (work, samples)

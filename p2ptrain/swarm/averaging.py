@@ -20,8 +20,8 @@ RemoteProtocolError, with its rule:
 
     1.1  a statement that only a member may make
     2.1  base state   2.2  codec   2.3  shards   2.4  weight   2.5  reveal   2.6  second commit (*)
-    3.1  a piece without its Commit (asked for)   3.2  proof   3.3  malformed   3.4  norm
-    3.5  size
+    2.8  absurd norm   3.1  a piece without its Commit (asked for)   3.2  proof   3.3  malformed
+    3.4  norm   3.5  size
     5.1  not the proposer's turn   5.2  timeouts   5.3  parent or view   5.4  list to be repeated
     5.5  entries   5.6  joins and leaves   5.7  a second proposal in one view   5.8  kind
     6.1  second vote in one view (*)
@@ -117,7 +117,7 @@ class Averaging(Receiving):
             return "votes"
         if self._proposal is not None:
             return "reducing"
-        return "contributions" if self.contributed or self._closing else "training"
+        return "contributions" if self.contributed or self._closing else self._idle
 
     @property
     def waits(self) -> tuple[Wait, ...]:
@@ -140,6 +140,8 @@ class Averaging(Receiving):
                 return [f"commit of {peer}" for peer in late] or [f"proposal of {turn}"]
             case "outside" if self._admissions.wish.join:
                 return ["admission to the roster"]
+            case "diverged":
+                return ["somebody whose training has not diverged"]
             case "alone":
                 return [f"a quorum: {quorum(len(self._voters))} of {len(self._voters)} voters"]
             case _:
@@ -148,8 +150,7 @@ class Averaging(Receiving):
     # --- the machine --------------------------------------------------------------------------
     def start(self, now: float) -> list[Effect]:
         """Begin; after a restart this sends our contribution again."""
-        self._started = True
-        self._now = now
+        self._started, self._now = True, now
         self._views.entered_at = now
         self._presence.woke(now)
         self._presence.follow((m.peer for m in self.context.roster), now)
@@ -272,14 +273,16 @@ class Averaging(Receiving):
         """Our local work on context.block is done; ignored if there is no place for it.
 
         That is: it was for another block; one stands already, or was made before a switch of
-        branches; we are no member; the rounds are done. Raises LocalProtocolError if the hash chain
-        is used up, or is not the one that our Join named.
+        branches; we are no member; the rounds are done. Work that breaks 2.8 gives Diverged. Raises
+        LocalProtocolError if the hash chain is used up, or is not the one that our Join named.
         """
         self._now = now
         member = self.context.member(self.config.me)
         elsewhere = contribution.parent not in (None, self.context.block)
         if member is None or elsewhere or not self.may_contribute:
             return []
+        if refused := self._refuse_own(contribution):
+            return refused
         reveal = self._reveals.preimage(member.anchor)
         if reveal is None:
             raise LocalProtocolError("the hash chain does not continue from our anchor")

@@ -6,7 +6,8 @@ of the block's parent: it raises RemoteProtocolError with the section of protoco
 was broken, or returns. The same checks of a block serve proposals (before voting) and certificates
 (before adopting), so that nobody can be made to adopt what an honest voter would not vote for.
 
-  5.5  entries: members, each once, with the reveal that follows from the chain
+  5.5  entries: members, each once, with the reveal that follows from the chain and a norm that
+       local steps can end at
   5.6  joins and leaves: signed, recent, and such that a roster of 1 to ROSTER_MAX remains
   5.8  kind: ROUND until the rounds of the recipe are done, then CLOSE; BRANCH at any time
   7.1  too few ballots     7.2  a ballot's signature     7.3  a ballot of a peer without a vote
@@ -23,6 +24,7 @@ from p2ptrain.swarm.chain import (
     Settings,
     electorate,
     next_roster,
+    norm2_max,
     reveal_follows,
     vote_of,
     voters,
@@ -73,6 +75,8 @@ def _check_round(rules: Rules, context: Context, block: Block, blamed: PeerId) -
             raise RemoteProtocolError(blamed, "averaging 5.5", f"reveal of {entry.peer}")
         if not 1 <= entry.weight <= rules.settings.weight_max:
             raise RemoteProtocolError(blamed, "averaging 5.5", f"weight {entry.weight}")
+        if entry.norm2 > norm2_max(context, rules.settings):
+            raise RemoteProtocolError(blamed, "averaging 5.5", f"norm of {entry.peer}")
     for signed in (*block.joins, *block.leaves):
         check_wish(rules, context, signed, blamed)
     if not 1 <= len(next_roster(context, block, rules.settings)) <= ROSTER_MAX:

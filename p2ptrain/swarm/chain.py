@@ -20,7 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from p2ptrain.errors import LocalProtocolError
-from p2ptrain.swarm.weights import limit2_of_round
+from p2ptrain.swarm.weights import limit2_of_round, norm2_max_of_round
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import JOIN_AGE_BLOCKS_MAX, LIMIT_ROUNDS
@@ -195,6 +195,11 @@ def next_beacon(beacon: Digest, block: Block) -> Digest:
 def reveal_follows(member: Member, reveal: Digest) -> bool:
     """Whether a reveal is the preimage of the member's anchor."""
     return member.anchor is None or digest("reveal", reveal) == member.anchor
+
+
+def norm2_max(context: Context, settings: Settings) -> int:
+    """The squared norm above which a contribution to a child of this block is absurd."""
+    return norm2_max_of_round(context.limits, settings.norm_max2)
 
 
 def next_roster(context: Context, block: Block, settings: Settings) -> tuple[Member, ...]:

@@ -4,7 +4,8 @@ Nothing is sent from here. What is taken in was checked first (protocol/averagin
 
   2.1  a commit on another base state       2.2  another codec     2.3  number of shards
   2.4  weight of 0 or over the bound        2.5  the reveal does not follow
-  2.7  signature (envelope 3.1)             3.2  a piece's proof   3.5  a piece's size or number
+  2.7  signature (envelope 3.1)             2.8  an absurd norm
+  3.2  a piece's proof                      3.5  a piece's size or number
 
 A peer that signs two commits for one parent is proven a liar (2.6), but its first commit may
 already be in a set that others voted for. So further commits are kept beside the first one where a
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.certificates import Rules
-from p2ptrain.swarm.chain import Context, Member, reveal_follows
+from p2ptrain.swarm.chain import Context, Member, norm2_max, reveal_follows
 from p2ptrain.swarm.effects import Term
 from p2ptrain.swarm.weights import factors, limit2_of_round
 from p2ptrain.wire.codec import commit_digest
@@ -102,6 +103,8 @@ class Contributions:
             raise RemoteProtocolError(signer, "averaging 2.4", f"weight {commit.weight}")
         if not reveal_follows(member, commit.reveal):
             raise RemoteProtocolError(signer, "averaging 2.5", "reveal")
+        if sum(commit.norms2) > norm2_max(self._context, settings):
+            raise RemoteProtocolError(signer, "averaging 2.8", "a norm that no local steps end at")
 
     def take_commit(
         self, signed: Signed, commit: Commit, wanted: Collection[Digest]

@@ -123,4 +123,16 @@ class Proof:
     second: Signed
 
 
-Effect = Send | Persist | CheckPiece | Reduce | Apply | Behind | Proof
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """Our own work breaks rule 2.8, so it was not committed: everyone would refuse it.
+
+    norm2      its squared norm, units of 2**-64
+    norm2_max  the most that anyone would take
+    """
+
+    norm2: int
+    norm2_max: int
+
+
+Effect = Send | Persist | CheckPiece | Reduce | Apply | Behind | Proof | Diverged

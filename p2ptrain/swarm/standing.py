@@ -18,10 +18,18 @@ from math import inf
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.admissions import Admissions
 from p2ptrain.swarm.certificates import is_finished
-from p2ptrain.swarm.chain import Context, finals, voters
-from p2ptrain.swarm.effects import Apply, CommitRecord, Effect, Persist, Send, VoteRecord
+from p2ptrain.swarm.chain import Context, finals, norm2_max, voters
+from p2ptrain.swarm.effects import (
+    Apply,
+    CommitRecord,
+    Diverged,
+    Effect,
+    Persist,
+    Send,
+    VoteRecord,
+)
 from p2ptrain.swarm.exchange import Exchange
-from p2ptrain.swarm.inputs import AveragingConfig
+from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.presence import Presence
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.swarm.views import Views
@@ -112,6 +120,7 @@ class Standing:
         self._foreign = None
         self._lost = False
         self._stuck = False
+        self._idle = "training"  # or "diverged": our own work is nothing that anyone would take
         member = context.member(self.config.me)
         if member is not None and member.anchor is not None:
             self._admissions.wish.anchor = member.anchor
@@ -201,6 +210,15 @@ class Standing:
         return isinstance(timeout, Timeout) and (
             (timeout.high_view, timeout.high_block) == (context.view, context.block)
         )
+
+    def _refuse_own(self, contribution: Contribution) -> list[Effect]:
+        """Nothing if others would take our work; else (2.8) this round goes on without it."""
+        norm2, most = sum(contribution.norms2), norm2_max(self.context, self.config.settings)
+        if norm2 <= most:
+            return []
+        self._idle = "diverged"
+        self._committed.append(self.context.block)
+        return [Diverged(norm2, most)]
 
     # --- promises -----------------------------------------------------------------------------
     def _persist(self, record: VoteRecord) -> list[Effect]:

@@ -9,7 +9,7 @@ of both, scaled so that the largest of the set is FACTOR_MAX, is what the reduce
 from collections.abc import Sequence
 from math import isqrt
 
-from p2ptrain.wire.limits import LIMIT_ROUNDS
+from p2ptrain.wire.limits import ABSURD_NORM2_RATIO, LIMIT_ROUNDS
 from p2ptrain.wire.messages import Entry
 
 CLIP_ONE = 1 << 16  # fixed-point one of the clip factor
@@ -34,6 +34,18 @@ def limit2_of_round(norms2: Sequence[int], limits2: Sequence[int], norm_max2: in
     if len(limits2) < LIMIT_ROUNDS:
         return norm_max2
     return max(lower_median(norms2), lower_median(limits2[-LIMIT_ROUNDS:]) // 4)
+
+
+def norm2_max_of_round(limits2: Sequence[int], norm_max2: int) -> int:
+    """The squared norm above which a contribution is refused: no local steps end there.
+
+    limits2    squared limits of the certified rounds before it, at most the last 8
+    norm_max2  the recipe's limit, which nobody is refused below: a swarm whose norms have shrunk to
+               nothing may grow again
+    """
+    if len(limits2) < LIMIT_ROUNDS:
+        return ABSURD_NORM2_RATIO * norm_max2
+    return max(ABSURD_NORM2_RATIO * lower_median(limits2[-LIMIT_ROUNDS:]), norm_max2)
 
 
 def clip_factor(norm2: int, limit2: int) -> int:

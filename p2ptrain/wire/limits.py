@@ -79,6 +79,7 @@ WINDOW_CHUNKS = 64  # chunks that a peer draws its samples from; smaller sets ar
 
 # --- averaging -------------------------------------------------------------------------------
 LIMIT_ROUNDS = 8  # rounds that the norm limit looks back on (DESIGN section 4, rule 4)
+ABSURD_NORM2_RATIO = 1 << 20  # 1024 times the limit's norm: honest norms change 10-fold in 8 rounds
 JOIN_AGE_BLOCKS_MAX = 32  # a Join or Leave older than this many blocks proves no present wish
 JOINS_PENDING_MAX = ROSTER_MAX  # a block takes no more; who is turned away asks again
 VIEW_MAX = 1 << 62  # a billion rounds, each with a billion timeouts; and below 63 bits

@@ -133,12 +133,18 @@ def refusals() -> list[tuple[str, str, int, Certificate]]:
     ballots = certify(four, good, *trio).ballots
     tampered = replace(ballots[0], signature=bytes(64))
     heavy = replace(entries[0], weight=641)
+    long = entry(four, ALICE, norm=10 * 1024 + 1)  # norm_max is 10
+    nine = told[9][1]  # the median of the limits is 10 still
+    longer = replace(entry(nine, ALICE), norm2=Norm2((100 << 84) + 1))
     return [
         ("another parent", "averaging 5.3", 4, certify(four, elsewhere, *trio)),
         ("a reveal that does not follow", "averaging 5.5", 4,
          certify(four, rounds(four, wrong), *trio)),
         ("an entry of a stranger", "averaging 5.5", 4, certify(four, rounds(four, outside), *trio)),
         ("an entry too heavy", "averaging 5.5", 4, certify(four, rounds(four, heavy), *trio)),
+        ("an absurd norm", "averaging 5.5", 4, certify(four, rounds(four, long), *trio)),
+        ("an absurd norm after the eighth round", "averaging 5.5", 9,
+         certify(nine, rounds(nine, longer), *trio)),
         ("a join too old", "averaging 5.6", 4,
          certify(four, rounds(four, *entries, joins=(old,)), *trio)),
         ("a join of a member", "averaging 5.6", 4,
