@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo setup setup-dev test check fix sim soak bench lock clean
+.PHONY: help demo setup setup-dev test check fix sim soak bench wheel wheel-demo lock clean
 
 help:
 	@echo "make demo   set up, then train digits with four peers on this machine"
@@ -12,16 +12,17 @@ help:
 	@echo "make check  ruff, mypy --strict, the tests, 200 simulated swarms"
 	@echo "make fix    format, and repair what ruff can repair"
 	@echo "make sim    1,000 simulated swarms      make soak   10,000, and real processes for long"
+	@echo "make wheel  a wheel in dist/           make wheel-demo  the demo in an empty environment"
 	@echo "make bench  the figures of benchmarks/README.md, measured on this machine"
 
 # --no-deps: the lock file is complete, and one of its pins differs from what libp2p asks for
 # (README, "What a plain pip install needs").
-$(VENV)/.run: requirements.lock pyproject.toml
+$(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "p2ptrain needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
 	@echo "installing p2ptrain and its libraries into $(VENV) (about half a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-deps --use-pep517 -r requirements.lock
+	$(PIP) install --no-deps --use-pep517 -r requirements.lock -r requirements-build.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -58,6 +59,14 @@ soak: setup-dev
 
 bench: setup-dev
 	for each in engine transport wire averaging demo; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+
+# The wheel alone; what it needs comes from requirements.lock (README, "Install it").
+wheel: setup
+	rm -f dist/p2ptrain-*.whl
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+wheel-demo: wheel
+	PYTHON="$(PYTHON)" .ci/wheel_demo dist/p2ptrain-*.whl
 
 lock: setup-dev
 	$(BIN)/python .ci/make_lock.py
