@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "p2ptrain").rglob("*.py"))
 ALL_CODE = sorted(
-    p for top in ("p2ptrain", "simnet", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py")
+    p
+    for top in ("p2ptrain", "simnet", "soak", "tests", "benchmarks")
+    for p in (ROOT / top).rglob("*.py")
 )
 
 FOUNDATION = {"errors", "wire", "config", "store", "device"}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class PeerProcess:
 
     name       for people
     home       its home folder
+    command    what was started: a program and its arguments
     rounds     its "round" events
     latest     its newest event of each kind
     exit_code  None while it runs; negative: the signal that ended it
@@ -42,6 +44,7 @@ class PeerProcess:
     name: str
     home: Path
     process: trio.Process
+    command: tuple[str, ...]
     rounds: list[Event] = field(default_factory=list)
     latest: dict[str, Event] = field(default_factory=dict)
     stderr: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES_KEPT))
@@ -52,6 +55,23 @@ class PeerProcess:
     def round(self) -> int:
         """The newest round that it applied."""
         return int(number(self.rounds[-1]["round"])) if self.rounds else 0
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The node's process, and the compute process once it has started one; none when over."""
+        if self.process.returncode is not None:
+            return ()
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        started: list[int] = []
+        with suppress(OSError):  # it has ended while we looked
+            started += [int(child) for thread in threads for child in thread.read_text().split()]
+        return (self.process.pid, *sorted(started))
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to the node and what it started, as a machine that stands still would."""
+        for process_id in self.process_ids:
+            with suppress(ProcessLookupError):
+                os.kill(process_id, number)
 
 
 def share_kernels(home: Path, kernels: Path) -> None:
@@ -88,16 +108,26 @@ class LocalSwarm:
 
         A name that was used before stands for the new process from here on.
         """
-        program = [sys.executable, "-m", "p2ptrain.cli.main", *command, "--json"]
+        program = (sys.executable, "-m", "p2ptrain.cli.main", *command, "--json")
+        await self._open(nursery, name, home, (*program, "--home", str(home), *arguments))
+
+    async def restart(self, nursery: trio.Nursery, name: str) -> None:
+        """Start a peer that has ended once more, by the command that it was started with."""
+        peer = self.peers[name]
+        await self._open(nursery, name, peer.home, peer.command)
+
+    async def _open(
+        self, nursery: trio.Nursery, name: str, home: Path, command: tuple[str, ...]
+    ) -> None:
         process = await trio.lowlevel.open_process(
-            [*program, "--home", str(home), *arguments],
+            list(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=peer_environment(),
             start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops its peers
         )
-        peer = self.peers[name] = PeerProcess(name, home, process)
+        peer = self.peers[name] = PeerProcess(name, home, process, command)
         nursery.start_soon(self._read_events, peer)
         nursery.start_soon(self._read_stderr, peer)
 
@@ -105,6 +135,14 @@ class LocalSwarm:
         """SIGKILL: the peer has no time for a last word."""
         self.peers[name].killed = True
         self.peers[name].process.kill()
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: the peer stands still until thaw, as a laptop does that sleeps."""
+        self.peers[name].signal_all(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """SIGCONT: the peer goes on where it stood."""
+        self.peers[name].signal_all(signal.SIGCONT)
 
     def interrupt(self, name: str) -> None:
         """SIGINT, as Ctrl-C sends it."""
