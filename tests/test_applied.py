@@ -76,7 +76,7 @@ class Stage:
     """A peer's applied state, and the gradients that its blocks are made of."""
 
     compute: Compute
-    state: AppliedState
+    state: AppliedState[Compute]
     gradients: Sequence[tuple[bytes, ...]]
     applied: list[Link] = field(default_factory=list)
 

@@ -12,17 +12,18 @@ A lock keeps the ways apart: whoever comes second finds the block applied and do
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
 from p2ptrain.errors import LocalProtocolError, StoreError
-from p2ptrain.node.compute import Compute
 from p2ptrain.node.ledger import Ledger
-from p2ptrain.swarm.effects import Reduce
+from p2ptrain.swarm.effects import Reduce, Term
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback
+from p2ptrain.train.worker_messages import Reduced
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.limits import CANDIDATES_MAX
 from p2ptrain.wire.messages import ROUND
@@ -41,8 +42,57 @@ class _Candidate:
     memory: int
 
 
+class Keeper(Protocol):
+    """What keeps the states themselves: the compute process, or who only follows a run."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not died."""
+
+    async def close(self) -> None:
+        """End it."""
+
+    async def start(self) -> object:
+        """Begin anew, without any state."""
+
+    async def restart(self, block: Digest, state: bytes) -> object:
+        """Begin anew with one state."""
+
+    async def initial(self, block: Digest) -> Digest:
+        """Hold the recipe's initial state as that of the founding block; its digest."""
+
+    async def load_state(self, block: Digest, state: bytes) -> Digest:
+        """Hold only this state; its digest."""
+
+    async def reduce(
+        self, block: Digest, parent: Digest, terms: Sequence[Term], codec: int
+    ) -> Reduced:
+        """The candidate that a set leads to from its parent."""
+
+    async def apply_reduced(self, block: Digest, parent: Digest, shards: Sequence[bytes]) -> Digest:
+        """The candidate that certified shards lead to; the digest of its state."""
+
+    async def carry(self, block: Digest, parent: Digest) -> Digest:
+        """The candidate with its parent's state."""
+
+    async def apply(self, block: Digest, *, mine_included: bool) -> None:
+        """Make a candidate the base."""
+
+    async def rollback(self, block: Digest) -> None:
+        """Make an older block the base."""
+
+    async def finalize(self, block: Digest) -> None:
+        """Forget what does not build on this block."""
+
+    async def state(self, block: Digest) -> bytes:
+        """A state's bytes."""
+
+
+KeeperT = TypeVar("KeeperT", bound=Keeper)
+
+
 @dataclass
-class AppliedState:
+class AppliedState(Generic[KeeperT]):
     """The newest applied block, and the candidates for the next one.
 
     me        this peer
@@ -53,7 +103,7 @@ class AppliedState:
     """
 
     me: PeerId
-    compute: Compute
+    compute: KeeperT
     ledger: Ledger
     block: Digest
     on_apply: Callable[[Link], None]

@@ -1,15 +1,10 @@
-"""The three machines of a run, each behind its inbox, and what their effects do here.
+"""The machines of a peer that takes part, each behind its inbox, and what their effects do here.
 
-  averaging   agrees on blocks with the others           swarm/averaging.py
-  catchup     finds the chain that this peer should be on   swarm/catchup.py
-  statesync   fetches states and certified shards           swarm/statesync.py
-
-Machines know neither each other nor the network. Messages are dealt out to all three, each takes
-what is its own. Effects are carried out in order by the machine's drive loop; those that take
-long (a reduction, the check of a piece) run beside it and post their result as the next step.
+Beside the two of every node that follows a run (node/following.py) there is the averaging machine,
+which agrees on blocks with the others (swarm/averaging.py). Effects that take long (a reduction,
+the check of a piece) run beside its drive loop and post their result as the next step.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,16 +12,13 @@ import trio
 
 from p2ptrain.compress.blocks import MalformedShard
 from p2ptrain.compress.codecs import CODECS
-from p2ptrain.errors import RemoteProtocolError
-from p2ptrain.node.applied import AppliedState
-from p2ptrain.node.compute import ComputeRefused
+from p2ptrain.node.compute import Compute, ComputeRefused
 from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.drive import Inbox, drive
-from p2ptrain.node.peers import Peers
-from p2ptrain.node.telemetry import Telemetry
+from p2ptrain.node.following import Following
 from p2ptrain.node.votes import Votes
 from p2ptrain.swarm.averaging import Averaging
-from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Elsewhere, Switched
+from p2ptrain.swarm.catchup import Elsewhere, Switched
 from p2ptrain.swarm.effects import (
     Apply,
     Behind,
@@ -39,7 +31,6 @@ from p2ptrain.swarm.effects import (
     Send,
 )
 from p2ptrain.swarm.history import Link
-from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback, StateSync
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.messages import Averaging as AveragingMessage
 from p2ptrain.wire.messages import Certified, Message, Norm2
@@ -53,42 +44,20 @@ DIVERGED = (
     "recipe's inner.learning_rate is too high for this network, or its averaging.norm_max too low"
 )
 
-CatchUpEffect = Send | Switched | Elsewhere | CaughtUp
-SyncEffect = Send | Rollback | LoadState | ApplyReduced
 
+@dataclass(kw_only=True)
+class Machines(Following[Compute]):
+    """The machines of one run and their shells."""
 
-@dataclass
-class Machines:
-    """The machines of one run and their shells.
-
-    nursery    owns the tasks that run beside the drive loops
-    caught_up  set when nobody who answered is on a better chain
-    """
-
-    nursery: trio.Nursery
-    peers: Peers
-    telemetry: Telemetry
-    state: AppliedState
     votes: Votes
     averaging: Averaging
-    catchup: CatchUp
-    statesync: StateSync
-    on_chain: Callable[[], None]
-    caught_up: trio.Event = field(default_factory=trio.Event)
     to_averaging: Inbox[Effect] = field(default_factory=Inbox)
-    to_catchup: Inbox[CatchUpEffect] = field(default_factory=Inbox)
-    to_statesync: Inbox[SyncEffect] = field(default_factory=Inbox)
     _unfinished: dict[Digest, Reduce] = field(default_factory=dict)
-    _news: trio.Event = field(default_factory=trio.Event)
-    _died: ComputeDied | None = None
-    _known: frozenset[PeerId] = frozenset()
 
     def start(self) -> None:
         """Start the catch-up machines; averaging starts when there is a state to vote on."""
-        start = self.nursery.start_soon
-        start(drive, self.catchup, self.to_catchup, self._carry_out_catchup, self._strike_catchup)
-        start(drive, self.statesync, self.to_statesync, self._carry_out_sync, self._strike_sync)
-        start(self._report_the_living)
+        super().start()
+        self.nursery.start_soon(self._report_the_living)
         self.to_averaging.post(self.averaging.start)  # before all that waits for it to take part
         self.peers_changed()
 
@@ -103,57 +72,19 @@ class Machines:
         if isinstance(message, AveragingMessage):  # nearly all of them, in a round
             self.to_averaging.offer(lambda now: self.averaging.receive(now, sender, message))
         else:
-            self.to_catchup.offer(lambda now: self.catchup.receive(now, sender, message))
-            self.to_statesync.offer(lambda now: self.statesync.receive(now, sender, message))
+            super().deliver(sender, message)
 
     def peers_changed(self) -> None:
         """Somebody came or went."""
         connected = self.peers.connected
         self.to_averaging.post(lambda now: self.averaging.peers(now, connected))
-        self.to_catchup.post(lambda now: self.catchup.peers(now, connected))
-        if connected - self._known:  # somebody new may be on a better chain
-            self.to_catchup.post(self.catchup.start)
-        self._known = connected
-        self.to_statesync.post(lambda now: self.statesync.peers(now, connected))
-
-    async def sync(self, *, until: Callable[[], bool] = lambda: False) -> None:
-        """Fetch what leads to the tip; returns when the state is there, or until() holds.
-
-        Raises ComputeDied.
-        """
-        while not (self.state.level or until()):
-            self.check_compute()
-            news = self._news
-            self.to_statesync.post(self._follow)
-            await news.wait()
-
-    def notice(self) -> None:
-        """The chain or the state has moved, or somebody wants to leave: sync looks again."""
-        news, self._news = self._news, trio.Event()
-        news.set()
-
-    def check_compute(self) -> None:
-        """Raise ComputeDied if it died on a task that nobody waits for, and is still dead."""
-        died, self._died = self._died, None
-        if died is not None and not self.state.compute.alive:
-            raise died
+        super().peers_changed()
 
     def reduce_again(self) -> None:
         """After the compute process was restarted: what averaging still waits for."""
         unfinished, self._unfinished = self._unfinished, {}
         for effect in unfinished.values():
             self.nursery.start_soon(self._reduce, effect)
-
-    def _follow(self, now: float) -> Sequence[SyncEffect]:
-        """A step of StateSync, which first hears where the state really is: what we reduced
-        ourselves needs no fetching, and what was on its way when the compute process died does.
-        """
-        return [*self.statesync.applied(now, self.state.block), *self.statesync.follow(now)]
-
-    def _compute_died(self, error: ComputeDied) -> None:
-        self._died = error
-        self.notice()
-        self.on_chain()
 
     # --- effects of averaging ---------------------------------------------------------------
     async def _carry_out(self, effect: Effect) -> bool:
@@ -214,52 +145,18 @@ class Machines:
                 lambda now: self.averaging.reduced(now, effect.block, root, state)
             )
 
-    # --- effects of catch-up ----------------------------------------------------------------
-    async def _carry_out_catchup(self, effect: CatchUpEffect) -> bool:
-        match effect:
-            case Send(to, message):
-                self.peers.send(to, message)
-            case Switched(height, links, context):
-                if not await self.state.switch(height, links):
-                    self.to_catchup.post(self.catchup.start)
-                    return False
-                certificates = [link.certificate for link in links]
-                self.to_averaging.post(lambda now: self.averaging.adopt(now, context, certificates))
-                self.to_statesync.post(self._follow)
-                self.on_chain()
-            case Elsewhere(peer, certificate):
-                branch = Certified(certificate)
-                self.to_averaging.post(lambda now: self.averaging.receive(now, peer, branch))
-            case CaughtUp():
-                if self._known:
-                    self.caught_up.set()
-        return False
+    # --- what the others find ---------------------------------------------------------------
+    def _after_switch(self, switched: Switched) -> None:
+        certificates = [link.certificate for link in switched.links]
+        self.to_averaging.post(
+            lambda now: self.averaging.adopt(now, switched.context, certificates)
+        )
 
-    async def _carry_out_sync(self, effect: SyncEffect) -> bool:
-        if isinstance(effect, Send):
-            self.peers.send(effect.to, effect.message)
-            return False
-        try:
-            await self.state.sync(effect)
-        except ComputeDied as error:
-            self._compute_died(error)
-        self.notice()
-        return False
+    def _after_elsewhere(self, elsewhere: Elsewhere) -> None:
+        branch = Certified(elsewhere.certificate)
+        self.to_averaging.post(lambda now: self.averaging.receive(now, elsewhere.peer, branch))
 
-    # --- faults and signs of life -----------------------------------------------------------
-    def _strike_catchup(self, error: RemoteProtocolError) -> None:
-        self.peers.strike(error)
-        peer = PeerId(error.peer)
-        self.to_catchup.post(lambda now: self.catchup.struck(now, peer))
-
-    def _strike_sync(self, error: RemoteProtocolError) -> None:
-        self.peers.strike(error)
-        peer = PeerId(error.peer)
-        self.to_statesync.post(lambda now: self.statesync.lost(now, peer))
-        # It may be asked again until it is let go: there may be nobody else.
-        connected = self.peers.connected
-        self.to_statesync.post(lambda now: self.statesync.peers(now, connected))
-
+    # --- signs of life ----------------------------------------------------------------------
     async def _report_the_living(self) -> None:
         while True:
             for peer in self.peers.heard_within(QUIET_S_MAX):

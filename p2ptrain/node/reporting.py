@@ -7,6 +7,7 @@ from hashlib import sha256
 import trio
 
 from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.compute import Compute
 from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry, Value
@@ -80,7 +81,7 @@ class Reporter:
     swarm: str
     peers: Peers
     telemetry: Telemetry
-    state: AppliedState
+    state: AppliedState[Compute]
     evaluation_share: float = EVALUATION_SHARE
     _evaluated: _Evaluation | None = None
     _last_s: float = field(default_factory=trio.current_time)

@@ -23,7 +23,7 @@ from p2ptrain.config import Recipe
 from p2ptrain.data.sampler import Indices, assigned
 from p2ptrain.errors import DeviceError
 from p2ptrain.node.applied import AppliedState
-from p2ptrain.node.compute import ComputeRefused, LocalWork
+from p2ptrain.node.compute import Compute, ComputeRefused, LocalWork
 from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.machines import DIVERGED, Machines
 from p2ptrain.swarm.chain import Context
@@ -72,7 +72,7 @@ class Rounds:
     _deaths: int = 0
 
     @property
-    def state(self) -> AppliedState:
+    def state(self) -> AppliedState[Compute]:
         """Our state, and the chain it follows."""
         return self.machines.state
 

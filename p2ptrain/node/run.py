@@ -154,7 +154,7 @@ def _open_ledger(
         yield Ledger(History(founding), settings, transcript, checkpoints)
 
 
-async def _restore(node: Node, ledger: Ledger, compute: Compute) -> AppliedState:
+async def _restore(node: Node, ledger: Ledger, compute: Compute) -> AppliedState[Compute]:
     """The state that an earlier run of this peer left, else the founding one."""
     restored = ledger.restore()
     block = ledger.history.tip.block
@@ -173,7 +173,11 @@ async def _restore(node: Node, ledger: Ledger, compute: Compute) -> AppliedState
 
 
 def _machines(
-    nursery: trio.Nursery, node: Node, recipe: Recipe, identity: _Identity, state: AppliedState
+    nursery: trio.Nursery,
+    node: Node,
+    recipe: Recipe,
+    identity: _Identity,
+    state: AppliedState[Compute],
 ) -> Machines:
     opened, config = state.compute.opened, identity.config
     assert opened is not None
