@@ -7,7 +7,7 @@ has to delete a stale lock file.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from p2ptrain.errors import ConfigError
@@ -35,3 +35,23 @@ def home_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_holder(folder: Path) -> int | None:
+    """The process that holds a folder's lock, or None; without taking the lock, be it for a moment.
+
+    A process that has just tried and failed to get it may be in the way for a millisecond; the
+    process id in the file says who it is, and its open files say that it is.
+    """
+    path = folder / "lock"
+    try:
+        pid = int(path.read_text("ascii"))
+        lock = path.stat()
+        opened = list(Path(f"/proc/{pid}/fd").iterdir())
+    except (OSError, ValueError):
+        return None  # no lock, nobody's id in it, or nobody of that id (or not our user's)
+    for descriptor in opened:
+        with suppress(OSError):  # it was closed while we looked
+            if os.path.samestat(descriptor.stat(), lock):
+                return pid
+    return None

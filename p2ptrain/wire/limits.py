@@ -104,3 +104,23 @@ REVEALS_SPARE = 1 << 10  # for contributions that were revealed and not certifie
 PARENTS_REMEMBERED = 64  # blocks that we contributed to: never twice to one, even after a switch
 PEERS_REMEMBERED = 256  # peers that were helped lately: four full rosters
 RULE_STEPS_MAX = 10_000  # steps in which one input must settle: a round of 64 takes some hundreds
+
+# --- weights to start from (protocol/data.md section 5) ------------------------------------------
+WEIGHT_BLOCKS_MAX = PARAMETERS_MAX * 4 // CHUNK_BYTES_MAX  # the largest network in float32
+WEIGHT_TENSORS_MAX = 2 * LAYERS_MAX  # a weight and a bias a layer
+TENSOR_NAME_CHARS_MAX = 64  # layer63.weight has 14; room for other networks
+TENSOR_DIMENSIONS_MAX = 8  # a convolution over volumes has 5
+SAFETENSORS_HEADER_BYTES_MAX = 1 << 24  # 100,000 tensors; the format itself allows 100 MB
+
+# --- finding peers -----------------------------------------------------------------------------
+DIALS_MAX = 16  # peers dialled at once: each costs a socket and a key exchange
+DIALS_HEARSAY_MAX = 8  # of these, peers that only others have named: half is kept for the known
+ADDRESSES_A_TURN = 4  # tried one after the other before the next peer's turn: 20 s at the most
+
+# --- the local API (node/local_api.py) -----------------------------------------------------------
+API_REQUEST_BYTES_MAX = 1 << 12  # a name and a few arguments
+API_ANSWER_BYTES_MAX = 1 << 20  # a status with 192 peers and their addresses has about 200 kB
+API_CLIENTS_MAX = 8  # a shell, a page, a few scripts
+API_IDLE_S = 60.0  # a client that asks for nothing gives its place to another
+API_WRITE_TIMEOUT_S = 5.0  # one that does not read its answer, too
+API_PACE_S = 0.05  # between two answers to a client: eight in a loop take a tenth of a core at most
