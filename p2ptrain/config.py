@@ -5,6 +5,10 @@ one document (wire/document.py): a map from section to map from key to value wit
 present, defaults written out. The CIDv1 of these bytes is the swarm id, so whoever knows the id
 can take the recipe from anyone. Comments and the order of keys in the TOML do not matter.
 
+A recipe file may name a file of weights to start from (model.init). Founding puts those weights
+into the store and their CID in the place of the path (node/founding.py): before that a recipe has
+no canonical bytes, and a path never leaves this machine.
+
 Errors are ConfigError: the founder or the user wrote something that cannot be done.
 """
 
@@ -37,12 +41,23 @@ from p2ptrain.wire.peer_id import public_key_of
 # of another number could never agree with us and are refused (DESIGN section 5).
 ARITHMETIC = 1
 
+WEIGHTS_SUFFIX = ".safetensors"
+
 Width = Annotated[int, Field(ge=1, le=LAYER_WIDTH_MAX)]
 
 
 def _empty_or_peer_id(text: str) -> str:
     if text:
         public_key_of(text)
+    return text
+
+
+def _empty_file_or_cid(text: str) -> str:
+    if text and not text.endswith(WEIGHTS_SUFFIX):
+        try:
+            parse_cid(text)
+        except ValueError as error:
+            raise ValueError(f"neither a {WEIGHTS_SUFFIX} file nor a CID: {error}") from None
     return text
 
 
@@ -75,6 +90,11 @@ class ModelSection(Section):
     )
     activation: Literal["relu", "gelu"] = Field(
         default="relu", description="between layers; gelu is its tanh form"
+    )
+    init: Annotated[str, AfterValidator(_empty_file_or_cid)] = Field(
+        default="",
+        description="weights to start from: a .safetensors file beside the recipe; founding writes "
+        "its CID in. Empty: drawn from seed",
     )
 
     @property
@@ -216,7 +236,11 @@ class Recipe(Section):
             ) from None
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: not UTF-8 text; a recipe is a TOML file") from None
-        return cls.from_toml(text, str(path))
+        recipe = cls.from_toml(text, str(path))
+        weights = recipe.weights_path
+        if weights is None:
+            return recipe
+        return recipe.with_init(str(path.parent / weights.expanduser()))
 
     @classmethod
     def from_canonical(cls, content: bytes, source: str = "recipe") -> Self:
@@ -228,6 +252,8 @@ class Recipe(Section):
         except ValueError as error:
             raise ConfigError(f"{source}: not the canonical bytes of a recipe: {error}") from None
         recipe = cls._from_tree(tree, source)
+        if recipe.weights_path is not None:
+            raise ConfigError(f"{source}: model.init names a file; peers know weights by their CID")
         if recipe.canonical != content:
             # Such as a default left out: it would be a second name for one recipe.
             raise ConfigError(f"{source}: not in canonical form, so its swarm id is not its own")
@@ -244,8 +270,20 @@ class Recipe(Section):
         return recipe
 
     @property
+    def weights_path(self) -> Path | None:
+        """The file that model.init names; None if it holds a CID or nothing."""
+        named = self.model.init
+        return Path(named) if named.endswith(WEIGHTS_SUFFIX) else None
+
+    def with_init(self, init: str) -> Self:
+        """The same recipe with another model.init. Raises ConfigError if it is no file or CID."""
+        tree = self.model_dump()
+        return self._from_tree({**tree, "model": {**tree["model"], "init": init}}, "recipe")
+
+    @property
     def canonical(self) -> bytes:
-        """The bytes that the swarm id is the CID of."""
+        """The bytes that the swarm id is the CID of; model.init must be a CID by now."""
+        assert self.weights_path is None, "founding puts the CID of the weights in first"
         return pack_document(self.model_dump())
 
     @property

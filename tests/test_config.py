@@ -31,7 +31,7 @@ batch = 8
 local_steps = 2
 """
 # The canonical bytes are what swarm ids are made of: a change here renames every swarm.
-MINIMAL_ID = "bafkreiaqffxrdhyw7xkc4flf574rsxosk2bzq6eiqhndiry3xuzsvz5kpy"
+MINIMAL_ID = "bafkreigpkqthovq375awscbyfrmdrlx3tbpifhfiwha4flcmhc6lytwhee"
 
 
 def changed(old: str, new: str) -> str:

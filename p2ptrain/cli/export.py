@@ -107,6 +107,7 @@ def _provenance(
         data_cid=recipe.data.cid,
         data_name=manifest.name,
         licence=manifest.licence,
+        init_cid=recipe.model.init,
         version=version_number(),
         arithmetic=str(recipe.arithmetic),
     )

@@ -113,6 +113,8 @@ def words_for(event: Mapping[str, Value]) -> str | None:
                 f"fetching the {event['what']}: {event['done']} of {event['total']} "
                 f"from {event['peers']} peers"
             )
+        case "storing":
+            return f"storing the {event['what']}: {event['done']} of {event['total']} blocks"
         case "resumed":
             return f"resumed after round {event['round']}"
         case "connected" | "disconnected" | "goodbye" as what:

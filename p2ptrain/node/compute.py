@@ -24,7 +24,7 @@ answered between two local steps.
 """
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,20 +127,27 @@ def compute_spec(
 
 @asynccontextmanager
 async def open_compute(
-    spec: ComputeSpec, arrays: TrainingArrays, limits: ComputeLimits | None = None
+    spec: ComputeSpec,
+    arrays: TrainingArrays,
+    limits: ComputeLimits | None = None,
+    weights: Callable[[], bytes] | None = None,
 ) -> AsyncIterator["Compute"]:
     """Start the compute process; it ends with the block.
 
     Raises DeviceError if no device will do, ConfigError if the data do not fit the model.
 
-    arrays are copied into memory that the process shares; they may be dropped afterwards.
+    arrays are copied into memory that the process shares; they may be dropped afterwards. weights
+    reads the parameters that the recipe starts from, float32-LE without padding; None: its seed
+    draws them.
     """
     data_fd = os.memfd_create("p2ptrain-data", os.MFD_CLOEXEC)
     try:
         shapes = await trio.to_thread.run_sync(_write_arrays, data_fd, arrays)
         with lone_exception():
             async with trio.open_nursery() as nursery:
-                compute = Compute(nursery, spec, data_fd, shapes, limits or ComputeLimits())
+                compute = Compute(
+                    nursery, spec, data_fd, shapes, limits or ComputeLimits(), weights
+                )
                 try:
                     await compute.start()
                     yield compute
@@ -162,6 +169,7 @@ class Compute:
         data_fd: int,
         shapes: tuple[int, int, int],
         limits: ComputeLimits,
+        weights: Callable[[], bytes] | None,
     ) -> None:
         self.opened: wire.Opened | None = None  # the device and the sizes of the vectors
         self._nursery = nursery
@@ -169,6 +177,7 @@ class Compute:
         self._environment = _environment(spec)
         self._data_fd = data_fd
         self._limits = limits
+        self._weights = weights
         self._process: ComputeProcess | None = None
 
     @property
@@ -213,9 +222,15 @@ class Compute:
     async def initial(self, block: Digest) -> Digest:
         """Make the recipe's initial parameters the state of the genesis block, and the base.
 
-        Returns the state digest.
+        Returns the state digest. Raises what reading the initial weights raises.
         """
-        return await self._state_digest(wire.Initial(block))
+        if self._weights is None:
+            return await self._state_digest(wire.Initial(block))
+        assert self.opened is not None
+        parameters = await trio.to_thread.run_sync(self._weights)
+        # Padding and outer momentum are zero at the start (protocol/codecs.md section 7).
+        rest = bytes(self.opened.state_bytes - len(parameters))
+        return await self.load_state(block, parameters + rest)
 
     async def load_state(self, block: Digest, state: bytes) -> Digest:
         """Make these bytes the state of a block, and the base; all other blocks are forgotten.

@@ -5,7 +5,7 @@ the design. Everything is opened in nested blocks, so whatever goes wrong, and w
 stops it, what was opened is closed again in the right order.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,7 +20,8 @@ from p2ptrain.net.identity import Identity, load_or_create
 from p2ptrain.net.libp2p_host import open_host
 from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.compute import Compute, compute_spec, open_compute
-from p2ptrain.node.fetch import Fetcher
+from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
+from p2ptrain.node.founding import found, weights_manifest, weights_reader
 from p2ptrain.node.machines import Machines
 from p2ptrain.node.peers import Arrived, Departed, Peers, judge_hello, make_hello
 from p2ptrain.node.reporting import Summary
@@ -132,7 +133,7 @@ async def join(
     with home_lock(config.state_path):
         identity = load_or_create(config.identity_path)
         blocks = BlockStore(config.blocks_path)
-        swarm_id = _swarm_id(target, identity, blocks)
+        swarm_id = _swarm_id(target, identity, blocks, telemetry)
         topics = _topics(swarm_id, blocks)
         summary: Summary | None = None
         async with (
@@ -157,17 +158,28 @@ async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary
     node.telemetry.report(
         "swarm", swarm=swarm_id, link=str(link), name=recipe.name, rounds=recipe.rounds
     )
+    weights = await _weights(node, recipe)
     manifest = await _data_set(node, recipe)
     arrays = await trio.to_thread.run_sync(_arrays, node.blocks, manifest, recipe)
-    async with _open_device(node, recipe, arrays, options) as compute:
+    async with _open_device(node, recipe, arrays, weights, options) as compute:
         return await run_rounds(node, recipe, manifest, compute, options)
 
 
-def _swarm_id(target: Recipe | SwarmLink, identity: Identity, blocks: BlockStore) -> Cid:
+def _swarm_id(
+    target: Recipe | SwarmLink, identity: Identity, blocks: BlockStore, telemetry: Telemetry
+) -> Cid:
     """The swarm's name; a recipe file is founded by us, or found to be ours already."""
     if isinstance(target, SwarmLink):
         return target.swarm_id
-    return blocks.put(target.founded_by(identity.peer_id).canonical)
+    told = trio.current_time()
+
+    def tell(stored: int, total: int) -> None:
+        nonlocal told
+        if trio.current_time() - told > TOLD_EVERY_S:
+            told = trio.current_time()
+            telemetry.report("storing", what="initial weights", done=stored, total=total)
+
+    return found(target, identity.peer_id, blocks, tell)
 
 
 def _topics(swarm_id: Cid, blocks: BlockStore) -> list[str]:
@@ -214,7 +226,11 @@ async def open_node(
 
 @asynccontextmanager
 async def _open_device(
-    node: Node, recipe: Recipe, arrays: TrainingArrays, options: JoinOptions
+    node: Node,
+    recipe: Recipe,
+    arrays: TrainingArrays,
+    weights: Callable[[], bytes] | None,
+    options: JoinOptions,
 ) -> AsyncIterator[Compute]:
     node.telemetry.report("phase", phase="preparing the device")
     spec = compute_spec(
@@ -223,7 +239,7 @@ async def _open_device(
         threads=options.threads,
         kernel_cache=node.config.kernels_path,
     )
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, arrays, weights=weights) as compute:
         assert compute.opened is not None
         node.telemetry.report("device", name=compute.opened.device)
         yield compute
@@ -243,31 +259,49 @@ async def _recipe(node: Node, swarm_id: Cid) -> Recipe:
     return recipe
 
 
+async def _weights(node: Node, recipe: Recipe) -> Callable[[], bytes] | None:
+    """What reads the weights that the recipe starts from, once they are here; None: a seed does."""
+    if not recipe.model.init:
+        return None
+    cid = Cid(recipe.model.init)
+    advice = "Name their file (init = 'model.safetensors' in [model])"
+    await _fetch(node, recipe, "manifest of the weights", (cid,), advice)
+    content = node.blocks.get(cid)
+    assert content is not None
+    manifest = weights_manifest(recipe, content)
+    await _fetch(node, recipe, "initial weights", manifest.block_cids, advice)
+    return weights_reader(manifest, node.blocks)
+
+
 async def _data_set(node: Node, recipe: Recipe) -> Manifest:
     """The data set's manifest and chunks, from the store, or from the peers and seeders."""
     cid = Cid(recipe.data.cid)
     if cid not in node.topics:
         node.topics.append(cid)
         node.peers.dial_again()  # seeders of this data set did not know that we belong to them
-    await _fetch_data(node, recipe, "manifest", (cid,))
+    advice = (
+        "Add them here (p2ptrain seed dataset PATH --once; PATH is 'digits' for the bundled digits)"
+    )
+    await _fetch(node, recipe, "manifest", (cid,), advice)
     content = node.blocks.get(cid)
     assert content is not None
     manifest = Manifest.from_canonical(content)
     check_fits(manifest, recipe.model.layers)
-    await _fetch_data(node, recipe, "data set", manifest.chunk_cids)
+    await _fetch(node, recipe, "data set", manifest.chunk_cids, advice)
     return manifest
 
 
-async def _fetch_data(node: Node, recipe: Recipe, what: str, cids: Sequence[Cid]) -> None:
-    """Fetch parts of the data set. Raises ConfigError if there is nobody who could have them."""
+async def _fetch(node: Node, recipe: Recipe, what: str, cids: Sequence[Cid], advice: str) -> None:
+    """Fetch what the recipe names. Raises ConfigError if there is nobody who could have it.
+
+    advice  how a founder puts it into this home
+    """
     founded_here = recipe.founder.key == node.identity.peer_id
     lacking = not all(node.blocks.has(cid) for cid in cids)
     if founded_here and lacking and not node.peers.anybody:
         raise ConfigError(
-            f"the data of the recipe {recipe.name!r} are not in this home, and there is no peer to "
-            f"fetch them from: {recipe.data.cid}\n"
-            "Add them here (p2ptrain seed dataset PATH --once; PATH is 'digits' for the bundled "
-            "digits), or name a peer that has them (--peer ADDRESS)."
+            f"the {what} of the recipe {recipe.name!r} is not in this home, and there is no peer "
+            f"to fetch it from: {cids[0]}\n{advice}, or name a peer that has it (--peer ADDRESS)."
         )
     await node.fetcher.fetch(what, cids)
 

@@ -34,6 +34,7 @@ class Provenance:
     data_cid     CID of the data set
     data_name    its name
     licence      its licence
+    init_cid     CID of the weights that the run started from; empty: they were drawn from a seed
     version      the p2ptrain that wrote the file
     arithmetic   the rules of computation, decimal
     """
@@ -46,6 +47,7 @@ class Provenance:
     data_cid: str
     data_name: str
     licence: str
+    init_cid: str
     version: str
     arithmetic: str
 

@@ -124,3 +124,15 @@ API_CLIENTS_MAX = 8  # a shell, a page, a few scripts
 API_IDLE_S = 60.0  # a client that asks for nothing gives its place to another
 API_WRITE_TIMEOUT_S = 5.0  # one that does not read its answer, too
 API_PACE_S = 0.05  # between two answers to a client: eight in a loop take a tenth of a core at most
+PEERS_RECALLED = 32  # of each topic, from earlier runs: a quarter of the dials that are kept
+ADDRESSES_REMEMBERED = 8192  # rows of the address book: eight full rosters, each with 16; 2 MB
+ADDRESS_AGE_DAYS_MAX = 90  # who was not met for a season has moved
+ADDRESS_FAILURES_MAX = 64  # failures in a row, at a restart: half an hour of trying, or more
+LISTEN_PORTS_REMEMBERED = 64  # listen addresses whose ports are kept: nobody uses more
+NOTES_WAITING_MAX = 4096  # for the address book, while the disk is slow; more are not written
+MDNS_PEERS_MAX = 64  # announcements looked at on this network at once: one roster
+MDNS_TOPICS_MAX = 12  # topics that one announcement names: one TXT string holds 255 bytes
+
+# --- what a restart goes on from -------------------------------------------------------------
+REDUCED_FILES_KEPT = 16  # blocks reduced lately: every proposal of one parent that is remembered
+SET_ASIDE_MAX = 64  # damaged files of a name kept for a person to look at; a disk that fails more is dead
