@@ -12,21 +12,24 @@ from p2ptrain.config import ARITHMETIC
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.net.identity import Identity, identity_of
 from p2ptrain.net.transport import Etiquette
+from p2ptrain.node.addresses import Source
+from p2ptrain.node.dialling import REDIAL_S_MAX
+from p2ptrain.node.lanes import travels_with_data
 from p2ptrain.node.peers import (
     Arrived,
     Departed,
     Peers,
     Received,
     judge_hello,
+    judge_peer,
     make_hello,
-    travels_with_data,
 )
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.codec import pack, unpack
 from p2ptrain.wire.digest import digest
 from p2ptrain.wire.limits import (
-    CONTACTS_MAX,
+    CONNECTIONS_MAX,
     PING_INTERVAL_S,
     PROTOCOL_VERSION,
     SIGNATURE_BYTES,
@@ -82,17 +85,25 @@ async def member(
 ) -> AsyncIterator[Member]:
     """A peer that listens, dials and reads; named: its hello says where it can be dialled."""
     addresses = (f"/memory/1/p2p/{identity.peer_id}",) if named else ()
+    strikes: dict[PeerId, int] = {}
     etiquette = Etiquette(
         hello=lambda: make_hello(topics, addresses),
-        judge_hello=lambda peer, data: judge_hello(topics, data),
+        judge_hello=lambda peer, data: judge_peer(strikes, topics, peer, data),
     )
     reports: list[Mapping[str, Value]] = []
     async with net.open(identity, etiquette) as transport, trio.open_nursery() as nursery:
-        one = Member(Peers(transport, Telemetry(reports.append)), reports)
+        one = Member(Peers(transport, Telemetry(reports.append), strikes=strikes), reports)
         nursery.start_soon(one.watch)
         nursery.start_soon(one.peers.keep_dialling)
         yield one
         nursery.cancel_scope.cancel()
+
+
+def dialled(one: Member) -> dict[PeerId, list[str]]:
+    """Whom a member could dial, and its addresses in the order of trying."""
+    return {
+        state.peer: [text for text, _, _ in state.addresses] for state in one.peers.dial_states()
+    }
 
 
 @asynccontextmanager
@@ -187,7 +198,7 @@ async def test_a_peer_that_sends_garbage_is_let_go_at_its_last_strike_and_not_di
             two.peers.transport.send(one.me, b"garbage")
         await trio.sleep(1)
         assert one.peers.connected == {two.me}
-        two.peers._dials.clear()  # it does not come back by itself
+        two.peers._forget(one.me)  # it does not come back by itself
         two.peers.transport.send(one.me, b"garbage")
         await trio.sleep(100)
         assert one.peers.connected == frozenset()
@@ -200,7 +211,7 @@ async def test_a_peer_that_sends_garbage_is_let_go_at_its_last_strike_and_not_di
 
 async def test_faults_that_a_machine_finds_count_as_well(autojump_clock: MockClock) -> None:
     async with pair(MemNet()) as (one, two):
-        two.peers._dials.clear()
+        two.peers._forget(one.me)
         for _ in range(STRIKES_MAX):
             one.peers.strike(RemoteProtocolError(two.me, "averaging 5.1", "not its turn"))
         await trio.sleep(1)
@@ -208,15 +219,17 @@ async def test_faults_that_a_machine_finds_count_as_well(autojump_clock: MockClo
         assert one.peers.telemetry.strikes == STRIKES_MAX
 
 
-async def test_a_peer_that_was_let_go_and_comes_back_is_let_go_again(
+async def test_a_peer_that_was_let_go_and_comes_back_is_refused_and_asks_ever_more_seldom(
     autojump_clock: MockClock,
 ) -> None:
     async with pair(MemNet()) as (one, two):
         for _ in range(STRIKES_MAX):
             two.peers.transport.send(one.me, b"garbage")
         await trio.sleep(100)
-        assert len(two.told("connected")) > 1
         assert one.events == [Arrived(two.me), Departed(two.me)]
+        assert f"{STRIKES_MAX} faults" in str(two.peers.refusals[one.address])
+        assert len(two.told("refused")) <= 2 + 100 / REDIAL_S_MAX
+        assert len(two.told("connected")) == 1
 
 
 # --- contacts ---------------------------------------------------------------------------------
@@ -271,17 +284,17 @@ async def test_contacts_are_bounded_and_one_that_fails_for_long_makes_room(
     autojump_clock: MockClock,
 ) -> None:
     net = MemNet()
-    everyone = [identity_of(bytes([n, 9]) * 16).peer_id for n in range(CONTACTS_MAX + 1)]
+    everyone = [identity_of(bytes([n, 9]) * 16).peer_id for n in range(CONNECTIONS_MAX + 1)]
     *many, late = everyone
     async with member(net, IDENTITIES[0]) as one:
         for peer in everyone:
-            one.peers.know((f"/memory/1/p2p/{peer}",), hearsay=True)
-        assert len(one.peers._dials) == CONTACTS_MAX
-        assert late not in one.peers._dials
+            one.peers.know((f"/memory/1/p2p/{peer}",), Source.HEARSAY)
+        assert len(one.peers.dial_states()) == CONNECTIONS_MAX
+        assert late not in dialled(one)
         await trio.sleep(200)
-        one.peers.know((f"/memory/1/p2p/{late}",), hearsay=True)
-        assert late in one.peers._dials
-        assert len(one.peers._dials) == len(many)
+        one.peers.know((f"/memory/1/p2p/{late}",), Source.HEARSAY)
+        assert late in dialled(one)
+        assert len(dialled(one)) == len(many)
 
 
 async def test_a_dead_address_does_not_hold_up_the_others(autojump_clock: MockClock) -> None:
@@ -302,7 +315,7 @@ async def test_several_addresses_of_one_peer_are_all_tried(autojump_clock: MockC
     async with member(net, IDENTITIES[0]) as one, member(net, IDENTITIES[1]) as two:
         two.peers.know((one.address,))
         two.peers.know((f"/nowhere/p2p/{one.me}",))
-        assert two.peers._dials[one.me].addresses == (f"/nowhere/p2p/{one.me}", one.address)
+        assert dialled(two)[one.me] == [f"/nowhere/p2p/{one.me}", one.address]
 
 
 async def test_what_others_say_of_a_peer_does_not_displace_what_it_said_itself(
@@ -315,7 +328,7 @@ async def test_what_others_say_of_a_peer_does_not_displace_what_it_said_itself(
         false = tuple(f"/false/{n}/p2p/{two.me}" for n in range(16))
         liar.peers.send(one.me, Contacts((Contact(two.me, false),)))
         await trio.sleep(1)
-        assert one.peers._dials[two.me].addresses[0] == two.address
+        assert dialled(one)[two.me][0] == two.address
 
 
 async def test_a_hello_cannot_name_addresses_of_somebody_else(autojump_clock: MockClock) -> None:
@@ -329,7 +342,7 @@ async def test_a_hello_cannot_name_addresses_of_somebody_else(autojump_clock: Mo
     ):
         await liar.dial(one.address, 5)
         await trio.sleep(1)
-        assert victim not in one.peers._dials
+        assert victim not in dialled(one)
 
 
 def test_pieces_cannot_overtake_the_commit_that_they_belong_to() -> None:

@@ -23,7 +23,7 @@ from p2ptrain.node.compute import Compute, compute_spec, open_compute
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
 from p2ptrain.node.founding import found, weights_manifest, weights_reader
 from p2ptrain.node.machines import Machines
-from p2ptrain.node.peers import Arrived, Departed, Peers, judge_hello, make_hello
+from p2ptrain.node.peers import Arrived, Departed, Peers, judge_peer, make_hello
 from p2ptrain.node.reporting import Summary
 from p2ptrain.node.round import Rounds
 from p2ptrain.node.run import run_rounds
@@ -34,6 +34,7 @@ from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.lock import home_lock
 from p2ptrain.train.worker_messages import TrainingArrays
 from p2ptrain.wire.cid import Cid
+from p2ptrain.wire.peer_id import PeerId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,9 +202,10 @@ async def open_node(
 ) -> AsyncIterator[Node]:
     """Listen, dial, serve and route while the block runs."""
     addresses: list[str] = []
+    strikes: dict[PeerId, int] = {}
     etiquette = Etiquette(
         hello=lambda: make_hello(tuple(topics), tuple(addresses)),
-        judge_hello=lambda peer, data: judge_hello(tuple(topics), data),
+        judge_hello=lambda peer, data: judge_peer(strikes, tuple(topics), peer, data),
     )
     async with (
         open_host(identity, listen=options.listen, etiquette=etiquette) as transport,
@@ -211,7 +213,7 @@ async def open_node(
     ):
         addresses += transport.addresses
         telemetry.report("started", peer=identity.peer_id, addresses=list(transport.addresses))
-        peers = Peers(transport, telemetry)
+        peers = Peers(transport, telemetry, strikes=strikes)
         node = Node(
             config, identity, blocks, peers, Fetcher(peers, blocks, telemetry),
             Server(blocks, telemetry), telemetry, topics,

@@ -3,17 +3,17 @@
 A thin layer between frames and messages. Outgoing: one message is encoded once however many peers
 it goes to, and takes the bulk lane if it carries data. Incoming: bytes become a checked message or
 a strike. STRIKES_MAX strikes, whoever found the faults, and the peer is let go, not dialled again
-in this run and let go again if it comes back.
+in this run, forgotten for later ones, and refused if it comes back.
 
-Addresses come from the link, from --peer, from each peer's hello and from the Contacts that peers
-send one another when somebody new arrives; one task tries those that are not connected, slower
-and slower. The lower peer id dials the higher one at once, the other waits a moment, so that most
-pairs connect only once.
+Addresses come from the link, from --peer, from each peer's hello, from the Contacts that peers send
+one another when somebody new arrives, from earlier runs and from mDNS; one task tries those that
+are not connected, as dialling.py says. The lower peer id dials the higher one at once, the other
+waits a moment, so that most pairs connect only once.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import inf
+from time import time
 
 import trio
 
@@ -28,46 +28,18 @@ from p2ptrain.net.transport import (
     PeerUnreachable,
     Transport,
 )
+from p2ptrain.node.addresses import Source, is_loopback, peer_dialled_at
+from p2ptrain.node.dialling import DIAL_TIMEOUT_S, Dial, Dialling, DialState
+from p2ptrain.node.lanes import travels_with_data
 from p2ptrain.node.telemetry import Telemetry
+from p2ptrain.store.address_book import Banned, Met, Missed, Note, Reached, Remembered
 from p2ptrain.wire.codec import decode, encode, pack, unpack
-from p2ptrain.wire.limits import (
-    ADDRESSES_MAX,
-    CONTACTS_MAX,
-    PROTOCOL_VERSION,
-    STRIKES_MAX,
-)
-from p2ptrain.wire.messages import (
-    Blob,
-    Commit,
-    Contact,
-    Contacts,
-    Goodbye,
-    Headers,
-    Hello,
-    Message,
-    Piece,
-    ReducedPiece,
-    Statement,
-    StatePiece,
-)
+from p2ptrain.wire.limits import CONTACTS_MAX, PROTOCOL_VERSION, STRIKES_MAX
+from p2ptrain.wire.messages import Contact, Contacts, Goodbye, Hello, Message
 from p2ptrain.wire.peer_id import PeerId
 
-BULK = (Piece, StatePiece, ReducedPiece, Blob, Headers)
-DIAL_TIMEOUT_S = 5.0
-REDIAL_S_MIN, REDIAL_S_MAX = 0.5, 30.0
 HEAD_START_S = 0.2  # a round trip and a greeting on most links
 AGENT = f"p2ptrain/{version_number()}"
-
-
-def travels_with_data(message: Message) -> bool:
-    """Whether a message takes the bulk lane.
-
-    A Commit does although it is small: its pieces follow it at once, and one that overtook it
-    would be refused (averaging 3.1) and come again only with the next retry.
-    """
-    if isinstance(message, Statement):
-        return isinstance(message.signed.statement, Commit)
-    return isinstance(message, BULK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +64,18 @@ class Received:
     message: Message
 
 
-@dataclass
-class _Dial:
-    """When to try a peer's addresses again."""
-
-    addresses: tuple[str, ...]
-    again_at: float = 0.0
-    pause_s: float = REDIAL_S_MIN
-    under_way: bool = False
-
-
 def make_hello(topics: tuple[str, ...], addresses: tuple[str, ...]) -> bytes:
     """The bytes of our hello."""
     return pack(Hello(PROTOCOL_VERSION, ARITHMETIC, topics, AGENT, addresses))
+
+
+def judge_peer(
+    strikes: Mapping[PeerId, int], topics: tuple[str, ...], peer: PeerId, data: bytes
+) -> str | None:
+    """Why a peer is refused: it is banned, or its hello does not fit; None if it is welcome."""
+    if strikes.get(peer, 0) >= STRIKES_MAX:
+        return f"{STRIKES_MAX} faults in this run"
+    return judge_hello(topics, data)
 
 
 def judge_hello(topics: tuple[str, ...], data: bytes) -> str | None:
@@ -139,25 +110,35 @@ def _acquainted(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     return bool(shared) and not (both_members and ours[0] not in shared)
 
 
+def _remember_nothing(note: Note) -> None:
+    """For nodes without an address book."""
+
+
 @dataclass
 class Peers:
     """Connections to the peers of one swarm, and to seeders of its data set.
 
     transport   opened and closed by the caller
     swarm       its id; None for a seeder, which is in no swarm
+    strikes     faults of each peer in this run; who judges hellos (judge_peer) may share it
+    note        takes what is worth remembering of a peer for later runs
     """
 
     transport: Transport
     telemetry: Telemetry
     swarm: str | None = None
+    strikes: dict[PeerId, int] = field(default_factory=dict)
+    note: Callable[[Note], None] = _remember_nothing
     hellos: dict[PeerId, Hello] = field(default_factory=dict)
-    _dials: dict[PeerId, _Dial] = field(default_factory=dict)
-    _strikes: dict[PeerId, int] = field(default_factory=dict)
+    _dialling: Dialling = field(default_factory=Dialling)
+    _via_loopback: dict[PeerId, bool] = field(default_factory=dict)  # of those in hellos
     _unwanted: dict[PeerId, str] = field(default_factory=dict)
-    _refusals: dict[str, str] = field(default_factory=dict)
     _encoded: tuple[Message, bytes] | None = None
     _news: trio.Event = field(default_factory=trio.Event)
     _arrival: trio.Event = field(default_factory=trio.Event)
+
+    def __post_init__(self) -> None:
+        self._dialling.ours = self.transport.addresses
 
     @property
     def me(self) -> PeerId:
@@ -181,25 +162,26 @@ class Peers:
     @property
     def anybody(self) -> bool:
         """Whether there is anyone to turn to: connected, or with an address to dial."""
-        return bool(self.hellos or self._dials)
+        return bool(self.hellos or self._dialling)
 
     @property
     def prospects(self) -> bool:
         """Whether a peer of our swarm is connected, or may be behind an address that we know."""
-        return bool(self.connected or self._dials.keys() - self.hellos.keys())
+        return bool(self.connected or set(self._dialling.peers) - self.hellos.keys())
 
     @property
     def refused_by_all(self) -> bool:
         """Whether all who could be dialled have refused us, so that trying again is idle."""
-        return bool(self._dials) and all(
-            any(address in self._refusals for address in dial.addresses)
-            for dial in self._dials.values()
-        )
+        return self._dialling.refused_by_all
 
     @property
     def refusals(self) -> dict[str, str]:
         """Addresses whose peer does not want us, and its words."""
-        return dict(self._refusals)
+        return self._dialling.refusals
+
+    def dial_states(self) -> tuple[DialState, ...]:
+        """How it stands with each peer that could be dialled: addresses, next try, last error."""
+        return self._dialling.states(trio.current_time())
 
     def send(self, to: PeerId, message: Message) -> bool:
         """Put a message into a peer's outbox; False if it is not connected or reads too slowly."""
@@ -229,45 +211,43 @@ class Peers:
     def strike(self, error: RemoteProtocolError) -> None:
         """Count a peer's fault and report it; the one that reaches STRIKES_MAX is let go."""
         peer = PeerId(error.peer)
-        count = self._strikes[peer] = self._strikes.get(peer, 0) + 1
+        count = self.strikes[peer] = self.strikes.get(peer, 0) + 1
         self.telemetry.strikes += 1
         self.telemetry.report(
             "strike", peer=peer, rule=error.rule, detail=error.detail, strikes=count
         )
         if count == STRIKES_MAX:
             self._forget(peer)
+            self.note(Banned(peer))
             self._let_go(peer, f"{STRIKES_MAX} faults, the last: {error}")
 
-    def know(self, addresses: tuple[str, ...], *, hearsay: bool = False) -> None:
-        """Addresses of one peer, to be dialled. What others say of it never displaces the rest."""
-        named = [a for a in addresses if "/p2p/" in a]
-        if not named:
+    def know(self, addresses: Iterable[str], source: Source = Source.GIVEN) -> None:
+        """Addresses of one peer, to be dialled; those of any other peer than the first's do not
+        count. What others say of a peer never displaces what it says itself.
+        """
+        found = [self._dialling.address(text, source) for text in addresses]
+        named = [address for address in found if address is not None]
+        peer = peer_dialled_at(named[0].text) if named else None
+        if peer is None or peer == self.me or self._is_struck(peer):
             return
-        peer = PeerId(named[0].rsplit("/p2p/", 1)[1])
-        if peer == self.me or self._is_struck(peer):
-            return
-        dial = self._dials.get(peer)
-        if dial is None:
-            if len(self._dials) >= CONTACTS_MAX and not self._make_room():
-                return
-            dial = self._dials[peer] = _Dial(())
-        own = [a for a in named if a.endswith(f"/p2p/{peer}")]
-        order = [*dial.addresses, *own] if hearsay else [*own, *dial.addresses]
-        known, dial.addresses = dial.addresses, tuple(dict.fromkeys(order))[:ADDRESSES_MAX]
-        if not hearsay and set(dial.addresses) - set(known):
-            dial.again_at, dial.pause_s = 0.0, REDIAL_S_MIN
+        own = [address for address in named if peer_dialled_at(address.text) == peer]
+        if self._dialling.know(own):
+            if peer in self.hellos:
+                self._dialling.connected(peer, trio.current_time())
+            self._news.set()
+
+    def recall(self, remembered: Iterable[Remembered]) -> None:
+        """Addresses from earlier runs, best first."""
+        for each in remembered:
+            address = self._dialling.address(each.address, Source.REMEMBERED)
+            if address is not None and each.peer not in {self.me, *self.hellos}:
+                address.worked_at, address.failures = each.worked_at, each.failures
+                address.last_error = each.last_error
+                self._dialling.know([address])
         self._news.set()
 
-    def _make_room(self) -> bool:
-        """Forget a peer that could not be reached for long; False if there is none."""
-        for peer, dial in self._dials.items():
-            if peer not in self.hellos and dial.pause_s >= REDIAL_S_MAX:
-                del self._dials[peer]
-                return True
-        return False
-
     def _is_struck(self, peer: PeerId) -> bool:
-        return self._strikes.get(peer, 0) >= STRIKES_MAX
+        return self.strikes.get(peer, 0) >= STRIKES_MAX
 
     def _let_go(self, peer: PeerId, why: str) -> None:
         self._unwanted[peer] = why
@@ -275,9 +255,7 @@ class Peers:
 
     def dial_again(self) -> None:
         """Our hello has something new to say: whoever refused us is asked once more, at once."""
-        self._refusals.clear()
-        for dial in self._dials.values():
-            dial.again_at = 0.0
+        self._dialling.ask_again()
         self._news.set()
 
     async def events(self) -> AsyncIterator[Arrived | Departed | Received]:
@@ -286,10 +264,12 @@ class Peers:
             match await self.transport.receive():
                 case Connected(peer, _) if self._is_struck(peer):
                     self._let_go(peer, f"{STRIKES_MAX} faults in this run")
-                case Connected(peer, data):
-                    self._welcome(peer, unpack(Hello, data))
+                case Connected(peer, data) as event:
+                    self._welcome(event, unpack(Hello, data))
                     yield Arrived(peer)
                 case Disconnected(peer, reason):
+                    self._via_loopback.pop(peer, None)
+                    self._dialling.disconnected(peer, trio.current_time())
                     self._news.set()
                     if self.hellos.pop(peer, None) is not None:
                         self.telemetry.report("disconnected", peer=peer, reason=reason)
@@ -307,7 +287,7 @@ class Peers:
             return None
         if isinstance(message, Contacts):
             for contact in message.contacts:
-                self.know(contact.addresses, hearsay=True)
+                self.know(self._dialable(peer, contact.addresses), Source.HEARSAY)
             return None
         if isinstance(message, Goodbye):
             self.telemetry.report("goodbye", peer=peer, reason=message.reason)
@@ -317,19 +297,35 @@ class Peers:
 
     def _forget(self, peer: PeerId) -> None:
         """Do not dial it again."""
-        self._dials.pop(peer, None)
+        self._dialling.forget(peer)
         self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         arrival, self._arrival = self._arrival, trio.Event()
         arrival.set()
 
-    def _welcome(self, peer: PeerId, hello: Hello) -> None:
+    def _dialable(self, teller: PeerId, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Without those of this machine's loopback, unless the teller itself came that way.
+
+        A stranger has no business in naming the ports of this machine, and a peer on another one
+        means its own.
+        """
+        if self._via_loopback.get(teller, True):
+            return addresses
+        return tuple(address for address in addresses if not is_loopback(address))
+
+    def _welcome(self, event: Connected, hello: Hello) -> None:
+        peer, now_unix = event.peer, time()
         self.hellos[peer] = hello
+        self._via_loopback[peer] = not event.address.startswith("/ip") or is_loopback(event.address)
         self._wake_waiting()
-        self.know(tuple(a for a in hello.addresses if a.endswith(f"/p2p/{peer}")))
-        for address in [a for a in self._refusals if a.endswith(f"/p2p/{peer}")]:
-            del self._refusals[address]
+        told = self._dialable(peer, tuple(a for a in hello.addresses if peer_dialled_at(a) == peer))
+        self.know(told, Source.TOLD)
+        self._dialling.connected(peer, trio.current_time())
+        self.note(Met(peer, hello.topics, told, now_unix))
+        if event.outgoing:
+            self._dialling.worked(peer, event.address, now_unix)
+            self.note(Reached(peer, hello.topics, event.address, now_unix))
         self.telemetry.report("connected", peer=peer, agent=hello.agent)
         contacts = [
             Contact(other, self.hellos[other].addresses)
@@ -353,43 +349,37 @@ class Peers:
                 now = trio.current_time()
                 while self._unwanted:
                     nursery.start_soon(self.transport.disconnect, *self._unwanted.popitem())
-                idle = [
-                    (peer, dial)
-                    for peer, dial in self._dials.items()
-                    if peer not in self.hellos and not dial.under_way
-                ]
-                for peer, dial in idle:
-                    if dial.again_at <= now:
-                        dial.under_way = True
-                        nursery.start_soon(self._dial, peer, dial)
-                waits = [dial.again_at for _, dial in idle if not dial.under_way]
-                with trio.move_on_at(min(waits, default=inf)):
+                for dial in self._dialling.due(now):
+                    nursery.start_soon(self._take_turn, dial)
+                with trio.move_on_at(self._dialling.next_at()):
                     await self._news.wait()
 
-    async def _dial(self, peer: PeerId, dial: _Dial) -> None:
+    async def _take_turn(self, dial: Dial) -> None:
+        reached = False
         try:
-            await self._try_addresses(peer, dial)
+            reached = await self._try_addresses(dial)
         finally:
-            dial.under_way = False
+            self._dialling.finished(dial, trio.current_time(), reached=reached)
             self._news.set()
 
-    async def _try_addresses(self, peer: PeerId, dial: _Dial) -> None:
-        dial.again_at = trio.current_time() + dial.pause_s
-        dial.pause_s = min(2 * dial.pause_s, REDIAL_S_MAX)
+    async def _try_addresses(self, dial: Dial) -> bool:
+        """Try a peer's addresses until one answers; whether it is connected."""
         # Both sides learn of each other at once; the higher id gives the lower one a head start.
-        if self.me > peer:
+        if self.me > dial.peer:
             await trio.sleep(HEAD_START_S)
-        for address in dial.addresses:
-            if peer in self.hellos:
-                return
+        for address in self._dialling.turn(dial):
+            if dial.peer in self.hellos:
+                return True
             try:
-                await self.transport.dial(address, DIAL_TIMEOUT_S)
+                await self.transport.dial(address.text, DIAL_TIMEOUT_S)
             except PeerRefused as error:
-                self._refusals[address] = error.why
-                self.telemetry.report("refused", address=address, reason=error.why)
-                dial.again_at = trio.current_time() + REDIAL_S_MAX
+                self._dialling.failed(dial, address, error.why, refused=True)
+                self.telemetry.report("refused", address=address.text, reason=error.why)
+                return False  # it is the same peer at all of its addresses
             except PeerUnreachable as error:
-                self.telemetry.report("unreachable", address=address, reason=error.why)
+                self._dialling.failed(dial, address, error.why)
+                self.note(Missed(dial.peer, address.text, error.why, time()))
+                self.telemetry.report("unreachable", address=address.text, reason=error.why)
             else:
-                dial.pause_s = REDIAL_S_MIN
-                return
+                return True
+        return False
