@@ -13,7 +13,8 @@ from wire_json import KINDS, from_json, schema_of, to_json
 from p2ptrain.data.chunks import permutation
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.sampler import assigned, window
-from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.data.weights import Tensors, WeightsManifest, load_weights
+from p2ptrain.errors import ConfigError, RemoteProtocolError
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.cid import cid_of, sha256_of
 from p2ptrain.wire.codec import (
@@ -40,6 +41,7 @@ from p2ptrain.wire.shards import merkle_check, merkle_proofs, merkle_root
 
 PROTOCOL = Path(__file__).parents[1] / "protocol"
 SENDER = peer_id_of(bytes(32))
+WEIGHTS = json.loads((PROTOCOL / "vectors" / "data.json").read_text())["weights"][0]
 
 
 def vectors(file: str, section: str) -> pytest.MarkDecorator:
@@ -230,3 +232,27 @@ def test_a_peer_trains_on_these_records(vector: Any) -> None:
     indices = assigned(beacon, vector["peer"], vector["records"], steps, batch)
     assert indices.tolist() == vector["indices"]
     assert digest("samples", indices.astype("<i4").tobytes()).hex() == vector["data"]
+
+
+def weights_of(vector: Any, network: Tensors) -> bytes:
+    """What a reader does with a manifest and its blocks."""
+    manifest = WeightsManifest.from_canonical(bytes.fromhex(vector["hex"]))
+    manifest.check_fits(network)
+    blocks = [bytes.fromhex(text) * times for text, times in vector.get("blocks", ())]
+    return load_weights(manifest, {cid_of(block): block for block in blocks}.get)
+
+
+@vectors("data", "weights")
+def test_weights_have_this_manifest_and_these_blocks(vector: Any) -> None:
+    manifest = WeightsManifest.from_canonical(bytes.fromhex(vector["hex"]))
+    assert manifest.canonical.hex() == vector["hex"]
+    assert manifest.cid == vector["cid"]
+    content = b"".join(bytes.fromhex(text) * times for text, times in vector["blocks"])
+    assert weights_of(vector, manifest.shapes) == content
+
+
+@vectors("data", "weights_rejected")
+def test_weights_are_refused(vector: Any) -> None:
+    network = WeightsManifest.from_canonical(bytes.fromhex(WEIGHTS["hex"])).shapes
+    with pytest.raises(ConfigError, match=r"ask (its|the) founder for another"):
+        weights_of(vector, network)

@@ -64,7 +64,7 @@ def command(
 
     try:
         trio.run(join, node_config(home), target, options, telemetry)
-    except* StopNow:
+    except* (StopNow, KeyboardInterrupt):  # the latter before the node listens to signals
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -5,24 +5,27 @@ the design. Everything is opened in nested blocks, so whatever goes wrong, and w
 stops it, what was opened is closed again in the right order.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 import trio
 
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, SwarmLink
-from p2ptrain.data.assemble import assemble, check_fits, model_inputs
+from p2ptrain.data.assemble import assemble, model_inputs
 from p2ptrain.data.manifest import Manifest
-from p2ptrain.errors import ConfigError
 from p2ptrain.net.identity import Identity, load_or_create
-from p2ptrain.net.libp2p_host import open_host
 from p2ptrain.net.transport import Etiquette
-from p2ptrain.node.compute import Compute, compute_spec, open_compute
+from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_compute
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
-from p2ptrain.node.founding import found, weights_manifest, weights_reader
-from p2ptrain.node.machines import Machines
+from p2ptrain.node.founding import found
+from p2ptrain.node.following import Following
+from p2ptrain.node.observed import open_status
+from p2ptrain.node.obtain import obtain_data_set, obtain_recipe, obtain_weights
 from p2ptrain.node.peers import Arrived, Departed, Peers, judge_peer, make_hello
 from p2ptrain.node.reporting import Summary
 from p2ptrain.node.round import Rounds
@@ -64,6 +67,7 @@ class Node:
     """What is open while a node lives.
 
     topics    what our hello names: the swarm, then its data set as soon as it is known
+    state     the applied state and its chain, once there are any
     training  whether the rounds have begun, so that there is one to finish
     """
 
@@ -75,8 +79,10 @@ class Node:
     server: Server
     telemetry: Telemetry
     topics: list[str]
-    machines: Machines | None = None
+    machines: Following[Any] | None = None
     rounds: Rounds | None = None
+    compute: Compute | None = None
+    state: AppliedState[Any] | None = None
     training: bool = False
     _stop_asked: bool = False
     _stopped: trio.Event = field(default_factory=trio.Event)
@@ -96,9 +102,13 @@ class Node:
         """Whether stop was called."""
         return self._stop_asked
 
+    async def wait_stopped(self) -> None:
+        """Return when stop was called before there were rounds to finish."""
+        await self._stopped.wait()
+
     async def cancel_when_stopped(self, scope: trio.CancelScope) -> None:
         """Cancel a scope when stop was called before there were rounds to finish."""
-        await self._stopped.wait()
+        await self.wait_stopped()
         scope.cancel()
 
     async def route(self) -> None:
@@ -138,9 +148,11 @@ async def join(
         topics = _topics(swarm_id, blocks)
         summary: Summary | None = None
         async with (
+            open_status(config, "join", identity.peer_id, telemetry) as observed,
             open_node(config, identity, blocks, topics, options, telemetry) as node,
             trio.open_nursery() as nursery,
         ):
+            observed.node = node
             node.peers.swarm = swarm_id
             nursery.start_soon(stop_on_signals, node.stop)
             nursery.start_soon(node.cancel_when_stopped, nursery.cancel_scope)
@@ -154,14 +166,15 @@ async def join(
 
 async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary:
     """From a swarm id to the last round."""
-    recipe = await _recipe(node, swarm_id)
+    recipe = await obtain_recipe(node, swarm_id)
     link = SwarmLink(swarm_id, node.peers.transport.addresses)
     node.telemetry.report(
         "swarm", swarm=swarm_id, link=str(link), name=recipe.name, rounds=recipe.rounds
     )
-    weights = await _weights(node, recipe)
-    manifest = await _data_set(node, recipe)
-    arrays = await trio.to_thread.run_sync(_arrays, node.blocks, manifest, recipe)
+    weights = await obtain_weights(node, recipe)
+    manifest = await obtain_data_set(node, recipe)
+    with node.telemetry.waiting("the data set to be unpacked"):
+        arrays = await trio.to_thread.run_sync(_arrays, node.blocks, manifest, recipe)
     async with _open_device(node, recipe, arrays, weights, options) as compute:
         return await run_rounds(node, recipe, manifest, compute, options)
 
@@ -201,6 +214,8 @@ async def open_node(
     telemetry: Telemetry,
 ) -> AsyncIterator[Node]:
     """Listen, dial, serve and route while the block runs."""
+    with telemetry.waiting("libp2p to be loaded"):  # half a second, in which a status can be had
+        libp2p_host = await trio.to_thread.run_sync(import_module, "p2ptrain.net.libp2p_host")
     addresses: list[str] = []
     strikes: dict[PeerId, int] = {}
     etiquette = Etiquette(
@@ -208,7 +223,7 @@ async def open_node(
         judge_hello=lambda peer, data: judge_peer(strikes, tuple(topics), peer, data),
     )
     async with (
-        open_host(identity, listen=options.listen, etiquette=etiquette) as transport,
+        libp2p_host.open_host(identity, listen=options.listen, etiquette=etiquette) as transport,
         trio.open_nursery() as nursery,
     ):
         addresses += transport.addresses
@@ -241,71 +256,15 @@ async def _open_device(
         threads=options.threads,
         kernel_cache=node.config.kernels_path,
     )
-    async with open_compute(spec, arrays, weights=weights) as compute:
+    limits = ComputeLimits()
+    async with AsyncExitStack() as stack:
+        with node.telemetry.waiting("the OpenCL device: opened and tested", limits.open_s):
+            opening = open_compute(spec, arrays, limits, weights=weights)
+            node.compute = compute = await stack.enter_async_context(opening)
         assert compute.opened is not None
         node.telemetry.report("device", name=compute.opened.device)
-        yield compute
-
-
-async def _recipe(node: Node, swarm_id: Cid) -> Recipe:
-    """The recipe that the swarm id names, from the store or from the peers."""
-    await node.fetcher.fetch("recipe", [swarm_id])
-    content = node.blocks.get(swarm_id)
-    assert content is not None
-    recipe = Recipe.from_canonical(content, f"the recipe of swarm {swarm_id}")
-    if not recipe.founder.key:
-        raise ConfigError(
-            f"{swarm_id} names a recipe that nobody has founded yet.\n"
-            "Found it: p2ptrain join --swarm recipe.toml"
-        )
-    return recipe
-
-
-async def _weights(node: Node, recipe: Recipe) -> Callable[[], bytes] | None:
-    """What reads the weights that the recipe starts from, once they are here; None: a seed does."""
-    if not recipe.model.init:
-        return None
-    cid = Cid(recipe.model.init)
-    advice = "Name their file (init = 'model.safetensors' in [model])"
-    await _fetch(node, recipe, "manifest of the weights", (cid,), advice)
-    content = node.blocks.get(cid)
-    assert content is not None
-    manifest = weights_manifest(recipe, content)
-    await _fetch(node, recipe, "initial weights", manifest.block_cids, advice)
-    return weights_reader(manifest, node.blocks)
-
-
-async def _data_set(node: Node, recipe: Recipe) -> Manifest:
-    """The data set's manifest and chunks, from the store, or from the peers and seeders."""
-    cid = Cid(recipe.data.cid)
-    if cid not in node.topics:
-        node.topics.append(cid)
-        node.peers.dial_again()  # seeders of this data set did not know that we belong to them
-    advice = (
-        "Add them here (p2ptrain seed dataset PATH --once; PATH is 'digits' for the bundled digits)"
-    )
-    await _fetch(node, recipe, "manifest", (cid,), advice)
-    content = node.blocks.get(cid)
-    assert content is not None
-    manifest = Manifest.from_canonical(content)
-    check_fits(manifest, recipe.model.layers)
-    await _fetch(node, recipe, "data set", manifest.chunk_cids, advice)
-    return manifest
-
-
-async def _fetch(node: Node, recipe: Recipe, what: str, cids: Sequence[Cid], advice: str) -> None:
-    """Fetch what the recipe names. Raises ConfigError if there is nobody who could have it.
-
-    advice  how a founder puts it into this home
-    """
-    founded_here = recipe.founder.key == node.identity.peer_id
-    lacking = not all(node.blocks.has(cid) for cid in cids)
-    if founded_here and lacking and not node.peers.anybody:
-        raise ConfigError(
-            f"the {what} of the recipe {recipe.name!r} is not in this home, and there is no peer "
-            f"to fetch it from: {cids[0]}\n{advice}, or name a peer that has it (--peer ADDRESS)."
-        )
-    await node.fetcher.fetch(what, cids)
+        with node.telemetry.waits(lambda: compute.waits):
+            yield compute
 
 
 def _arrays(blocks: BlockStore, manifest: Manifest, recipe: Recipe) -> TrainingArrays:

@@ -1,14 +1,18 @@
-"""Vectors of data.md: a manifest, the fixed order of records, and who trains on what."""
+"""Vectors of data.md: manifests, the fixed order of records, who trains on what, and weights."""
 
 from typing import Any
 
+import numpy as np
 from examples import ALICE, BOB, named
 
 from p2ptrain.data.chunks import permutation
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.sampler import assigned, window
+from p2ptrain.data.weights import WeightsManifest
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.digest import digest
+from p2ptrain.wire.document import pack_document
+from p2ptrain.wire.limits import CHUNK_BYTES_MAX
 
 BEACON = named("beacon")
 
@@ -46,6 +50,94 @@ def _draws() -> list[Any]:
     return found
 
 
+# The network of the vectors: layers [2, 3, 1].
+SHAPES = {
+    "layer0.weight": (3, 2),
+    "layer0.bias": (3,),
+    "layer1.weight": (1, 3),
+    "layer1.bias": (1,),
+}
+VALUES = np.arange(13, dtype="<f4") / 4 - 1
+# Of a vector too long to print: a network of layers [512, 512, 2], every value 1.
+LARGE_SHAPES = {
+    "layer0.weight": (512, 512),
+    "layer0.bias": (512,),
+    "layer1.weight": (2, 512),
+    "layer1.bias": (2,),
+}
+
+
+def _weights_tree(content: bytes) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "kind": "weights",
+        "tensors": [[name, list(shape)] for name, shape in SHAPES.items()],
+        "blocks": [cid_of(content)],
+    }
+
+
+def _weights() -> list[Any]:
+    """Blocks are lists of [hex, times], as in codecs.json."""
+    last = 4 * sum(int(np.prod(shape)) for shape in LARGE_SHAPES.values()) - CHUNK_BYTES_MAX
+    one = np.ones(1, "<f4").tobytes()
+    cases: list[tuple[dict[str, Any], list[list[Any]]]] = [
+        (SHAPES, [[VALUES.tobytes().hex(), 1]]),
+        (LARGE_SHAPES, [[one.hex(), CHUNK_BYTES_MAX // 4], [one.hex(), last // 4]]),
+    ]
+    found = []
+    for shapes, blocks in cases:
+        cids = tuple(cid_of(bytes.fromhex(text) * times) for text, times in blocks)
+        manifest = WeightsManifest(tensors=tuple(shapes.items()), blocks=cids)
+        found.append({"hex": manifest.canonical.hex(), "cid": manifest.cid, "blocks": blocks})
+    return found
+
+
+def _weights_refused() -> list[Any]:
+    """Manifests, and whole manifests of blocks, that a reader refuses."""
+    content = VALUES.tobytes()
+    good = _weights_tree(content)
+    name, shape = good["tensors"][0]
+    trees: dict[str, Any] = {
+        "another format": {**good, "format": 2},
+        "another kind": {**good, "kind": "data"},
+        "a key too many": {**good, "name": "x"},
+        "a key too few": {key: good[key] for key in good if key != "kind"},
+        "no tensors": {**good, "tensors": []},
+        "no blocks": {**good, "blocks": []},
+        "a block too many": {**good, "blocks": good["blocks"] * 2},
+        "a name with a space": {
+            **good,
+            "tensors": [["layer0 weight", shape], *good["tensors"][1:]],
+        },
+        "a tensor twice": {**good, "tensors": [good["tensors"][0]] * 2},
+        "a size of 0": {**good, "tensors": [[name, [0, 2]], *good["tensors"][1:]]},
+        "a size that is no integer": {**good, "tensors": [[name, [3.0, 2]], *good["tensors"][1:]]},
+        "no CID": {**good, "blocks": ["layer0"]},
+        "tensors in another order": {**good, "tensors": good["tensors"][::-1]},
+        "a tensor too few": {**good, "tensors": good["tensors"][:3]},
+        "another shape": {**good, "tensors": [[name, [2, 3]], *good["tensors"][1:]]},
+    }
+    found: list[Any] = [
+        {"name": name, "hex": pack_document(tree).hex()} for name, tree in trees.items()
+    ]
+    nan, infinite, tiny, minus = (
+        np.array([value], "<f4").tobytes() for value in (np.nan, -np.inf, 2.0**-64, -0.0)
+    )
+    blocks = {
+        "NaN": content[:-4] + nan,
+        "infinity": infinite + content[4:],
+        "a value below 2^-63": content[:4] + tiny + content[8:],
+        "-0": minus + content[4:],
+        "a value too few": content[:-4],
+        "a value too many": content + bytes(4),
+        "half a value too many": content + bytes(2),
+    }
+    for name, block in blocks.items():
+        packed = pack_document(_weights_tree(block)).hex()
+        found.append({"name": name, "hex": packed, "blocks": [[block.hex(), 1]]})
+    return found
+
+
 def make_data() -> Any:
     """protocol/vectors/data.json."""
     manifest = _manifest()
@@ -62,4 +154,6 @@ def make_data() -> Any:
             for chunks in (1, 64, 65, 100)
         ],
         "draws": _draws(),
+        "weights": _weights(),
+        "weights_rejected": _weights_refused(),
     }
