@@ -135,4 +135,9 @@ MDNS_TOPICS_MAX = 12  # topics that one announcement names: one TXT string holds
 
 # --- what a restart goes on from -------------------------------------------------------------
 REDUCED_FILES_KEPT = 16  # blocks reduced lately: every proposal of one parent that is remembered
-SET_ASIDE_MAX = 64  # damaged files of a name kept for a person to look at; a disk that fails more is dead
+SET_ASIDE_MAX = 64  # damaged files of one name that are kept; a disk that fails more is dead
+
+# --- the devices command ----------------------------------------------------------------------
+LISTING_TIMEOUT_S = 60.0  # loading every driver of a machine takes under a second; a cold disk 20
+SELFTEST_TIMEOUT_S = 180.0  # under 2 s on a CPU, 33 s on a loaded machine; a simulator takes longer
+ANSWER_BYTES_MAX = 1 << 24  # a device is 2 kB of JSON; what a driver prints is cut here too
