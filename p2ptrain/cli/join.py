@@ -115,6 +115,12 @@ def words_for(event: Mapping[str, Value]) -> str | None:
             )
         case "storing":
             return f"storing the {event['what']}: {event['done']} of {event['total']} blocks"
+        case "mirrored":
+            return (
+                f"holds round {event['round']} of {event['rounds']}"
+                f"{', the last' if event['finished'] else ''}; {event['peers']} peers connected, "
+                f"sent {_megabytes(event['bytes_sent'])}"
+            )
         case "resumed":
             return f"resumed after round {event['round']}"
         case "connected" | "disconnected" | "goodbye" as what:

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from p2ptrain.cli import demo, export, identity, init, join, seed
+from p2ptrain.cli import demo, devices, export, identity, init, join, schema, seed, seed_run
 from p2ptrain.config_version import describe_version
 from p2ptrain.errors import (
     ConfigError,
@@ -69,11 +69,14 @@ def p2ptrain(
 
 seeding = typer.Typer(help="Serve content to others.", no_args_is_help=True)
 seeding.command("dataset", epilog=EPILOG)(seed.command)
+seeding.command("run", epilog=EPILOG)(seed_run.command)
 app.add_typer(seeding, name="seed")
 app.command("init", epilog=EPILOG)(init.command)
+app.command("schema", epilog=EPILOG)(schema.command)
 app.command("export", epilog=EPILOG)(export.command)
 app.command("identity", epilog=EPILOG)(identity.command)
 app.command("join", epilog=EPILOG)(join.command)
+app.command("devices", epilog=EPILOG)(devices.command)
 app.command("demo", epilog=EPILOG)(demo.command)
 
 

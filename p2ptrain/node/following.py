@@ -59,6 +59,11 @@ class Following(Generic[KeeperT]):
         start(drive, self.catchup, self.to_catchup, self._carry_out_catchup, self._strike_catchup)
         start(drive, self.statesync, self.to_statesync, self._carry_out_sync, self._strike_sync)
 
+    @property
+    def news(self) -> trio.Event:
+        """Set when something has moved; a new one each time."""
+        return self._news
+
     # --- what comes in ----------------------------------------------------------------------
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Deal a message out. A full inbox drops it: machines never rely on delivery."""
