@@ -8,11 +8,14 @@ Unless it is asked for another, p2ptrain computes on a CPU through PoCL (Portabl
 Language), because every user has it from pip and its bits were checked. A selector, from an
 argument or from P2PTRAIN_DEVICE, is a part of "platform version / platform name / device name",
 or "gpu" or "cpu". Platforms are told apart by their version, since two PoCLs share one name, and
-a platform that has no device (Mesa's Clover shows one) is skipped.
+a platform that has no device (Mesa's Clover shows one) is skipped. A whole title names its device
+even if it is a part of another's, and of equal devices all but the first have a number behind.
 """
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ class DeviceInfo:
     is_cpu            whether it is a CPU
     compute_units     cores of a CPU, multiprocessors of a GPU
     local_bytes       local memory of a work-group
+    ordinal           1, or which one it is of several that are equal in all names
     """
 
     name: str
@@ -45,11 +49,13 @@ class DeviceInfo:
     is_cpu: bool
     compute_units: int
     local_bytes: int
+    ordinal: int = 1
 
     @property
     def title(self) -> str:
         """What a selector is matched against, and what status shows."""
-        return f"{self.platform_version} / {self.platform_name} / {self.name}"
+        number = f" #{self.ordinal}" if self.ordinal > 1 else ""
+        return f"{self.platform_version} / {self.platform_name} / {self.name}{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +102,8 @@ class DeviceArray:
 class Device:
     """An open device with its context and its one in-order queue."""
 
-    def __init__(self, handle: Any) -> None:
-        self.info = describe(handle)
+    def __init__(self, handle: Any, info: DeviceInfo) -> None:
+        self.info = info
         try:
             self.context = cl.Context([handle])
             self.queue = cl.CommandQueue(self.context)
@@ -174,18 +180,44 @@ def open_device(selector: str | None = None, cache: Path | None = None) -> Devic
         cache.mkdir(parents=True, exist_ok=True)
         os.environ["POCL_CACHE_DIR"] = str(cache)
     use_bundled_linker()
-    found = [(handle, describe(handle)) for handle in device_handles()]
+    found = find_devices()
     if not found:
         raise DeviceError(f"no OpenCL device was found; {INSTALL_HINT}")
-    wanted = selector if selector is not None else os.environ.get(SELECTOR_VARIABLE, "")
-    matching = [(handle, info) for handle, info in found if is_selected(info, wanted)]
-    if not matching:
+    wanted = wanted_device(selector)
+    index = choose([info for _, info in found], wanted)
+    if index is None:
         titles = "\n  ".join(info.title for _, info in found)
         asked = f'named "{wanted}"' if wanted else "that is a CPU (ask for another by its name)"
         raise DeviceError(f"no OpenCL device {asked}; there are:\n  {titles}")
-    # The sort is stable: among equals the first that the platforms show is taken.
-    matching.sort(key=lambda pair: "pocl" not in pair[1].platform_version.lower())
-    return Device(matching[0][0])
+    return Device(*found[index])
+
+
+def wanted_device(selector: str | None) -> str:
+    """The selector that is asked for: the argument, else P2PTRAIN_DEVICE, else none ("")."""
+    return selector if selector is not None else os.environ.get(SELECTOR_VARIABLE, "")
+
+
+def choose(devices: Sequence[DeviceInfo], selector: str) -> int | None:
+    """Index of the device that a selector opens: a whole title, else PoCL, else the first."""
+    matching = [index for index, info in enumerate(devices) if is_selected(info, selector)]
+    exact = selector.strip().lower()
+
+    def rank(index: int) -> tuple[bool, bool]:
+        info = devices[index]
+        return info.title.lower() != exact, "pocl" not in info.platform_version.lower()
+
+    return min(matching, key=rank, default=None)  # the first of equals
+
+
+def find_devices() -> list[tuple[Any, DeviceInfo]]:
+    """Every device as a pyopencl object and its facts, equal ones numbered."""
+    seen: Counter[str] = Counter()
+    found: list[tuple[Any, DeviceInfo]] = []
+    for handle in device_handles():
+        info = describe(handle)
+        seen[info.title] += 1
+        found.append((handle, replace(info, ordinal=seen[info.title])))
+    return found
 
 
 def device_handles() -> list[Any]:
