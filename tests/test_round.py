@@ -258,7 +258,7 @@ def swarm(
     def open_host(identity: Identity, *, listen: object, etiquette: Etiquette) -> object:
         return one.net.open(identity, etiquette)
 
-    monkeypatch.setattr("p2ptrain.node.node.open_host", open_host)
+    monkeypatch.setattr("p2ptrain.net.libp2p_host.open_host", open_host)
     monkeypatch.setattr("p2ptrain.node.run.LINGER_S", 1.0)
     return one
 

@@ -38,6 +38,7 @@ from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError
 from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.node.compute_process import ComputeDied, ComputeProcess
 from p2ptrain.swarm.effects import Term
+from p2ptrain.swarm.inputs import Wait
 from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.worker_messages import ComputeSpec, TrainingArrays
 from p2ptrain.wire.digest import Digest
@@ -172,6 +173,7 @@ class Compute:
         weights: Callable[[], bytes] | None,
     ) -> None:
         self.opened: wire.Opened | None = None  # the device and the sizes of the vectors
+        self.starts = 0  # of a process, the first one included
         self._nursery = nursery
         self._open_request = wire.Open(wire.spec_fields(spec), shapes)
         self._environment = _environment(spec)
@@ -190,8 +192,14 @@ class Compute:
         """Process id, while there is a process."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def waits(self) -> list[Wait]:
+        """The requests under way, with their age and limit."""
+        return self._process.waits if self._process is not None else []
+
     async def start(self) -> wire.Opened:
         """Start the process and open the device; open_compute has done it."""
+        self.starts += 1
         self._process = await ComputeProcess.start(self._nursery, self._data_fd, self._environment)
         try:
             answer = await self._ask(self._open_request, self._limits.open_s)

@@ -8,6 +8,7 @@ with it.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import trio
 
 from p2ptrain.errors import DeviceError
+from p2ptrain.swarm.inputs import Wait
 from p2ptrain.train.worker_messages import (
     FRAME_BYTES_MAX,
     LENGTH_BYTES,
@@ -37,13 +39,18 @@ class ComputeDied(DeviceError):
     """The compute process is gone: crashed, killed, or stopped because a deadline passed."""
 
 
+def _words(request: Request) -> str:
+    """A request for people: "get state bytes"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(request).__name__).lower()
+
+
 class ComputeProcess:
     """One process and the requests under way."""
 
     def __init__(self, process: trio.Process) -> None:
         self.died: str | None = None  # why no more requests can be made
         self._process = process
-        self._waiting: dict[int, tuple[trio.Event, list[Answer]]] = {}
+        self._waiting: dict[int, tuple[trio.Event, list[Answer], Wait]] = {}
         self._number = 0
         self._stderr = bytearray()
         self._ended = trio.Event()
@@ -76,6 +83,11 @@ class ComputeProcess:
         """The process's id."""
         return self._process.pid
 
+    @property
+    def waits(self) -> list[Wait]:
+        """The requests under way: who waits for them gives the process up at their limit."""
+        return [wait for _, _, wait in self._waiting.values()]
+
     def post(self, request: Request) -> int:
         """Queue a request and return its number. Raises ComputeDied."""
         if self.died is not None:
@@ -87,7 +99,9 @@ class ComputeProcess:
     async def ask(self, request: Request, timeout_s: float) -> Answer:
         """The answer to a request. Raises ComputeDied if none comes in time: then all is over."""
         number = self.post(request)
-        event, answers = self._waiting[number] = trio.Event(), []
+        event, answers = trio.Event(), list[Answer]()
+        wait = Wait(f"the compute process: {_words(request)}", trio.current_time(), timeout_s)
+        self._waiting[number] = event, answers, wait
         try:
             with trio.move_on_after(timeout_s) as timer:
                 await event.wait()
@@ -156,7 +170,7 @@ class ComputeProcess:
 
     def _answered(self, number: int, answer: Answer) -> None:
         if number in self._waiting:  # else its caller was cancelled and wants it no more
-            event, answers = self._waiting[number]
+            event, answers, _ = self._waiting[number]
             answers.append(answer)
             event.set()
 
@@ -171,7 +185,7 @@ class ComputeProcess:
         if self.died is None:
             self.died = why
         self._kill()
-        for event, _ in self._waiting.values():
+        for event, _, _ in self._waiting.values():
             event.set()
 
     def _kill(self) -> None:

@@ -28,7 +28,7 @@ from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.machines import DIVERGED, Machines
 from p2ptrain.swarm.chain import Context
 from p2ptrain.swarm.history import Link
-from p2ptrain.swarm.inputs import Contribution
+from p2ptrain.swarm.inputs import Contribution, Wait
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import COMPUTE_RESTARTS_MAX
 from p2ptrain.wire.messages import ROUND
@@ -70,6 +70,7 @@ class Rounds:
     _training_on: Digest | None = None
     _contributed_to: Digest | None = None
     _deaths: int = 0
+    _began_at: float = field(default_factory=trio.current_time)
 
     @property
     def state(self) -> AppliedState[Compute]:
@@ -80,6 +81,18 @@ class Rounds:
     def tip(self) -> Context:
         """The newest certified block that we know."""
         return self.state.history.tip
+
+    @property
+    def waits(self) -> list[Wait]:
+        """What only the spine waits for; the machines and the compute process tell their own."""
+        waits: list[Wait] = []
+        if self._waits_for_the_first(self.tip):
+            here = len(self.machines.averaging.joiners)
+            what = f"peers to begin with: {here} of {self.first_peers}"
+            waits.append(Wait(what, self._began_at, inf))
+        if self._left_at is not None:
+            waits.append(Wait("to be let go by the others", self._left_at, LEAVE_S_MAX))
+        return waits
 
     def notice(self) -> None:
         """The chain has moved, or a peer came or went: look again."""
@@ -114,7 +127,9 @@ class Rounds:
     async def follow(self) -> None:
         """Apply every certified block up to the newest one: ours, or fetched from others."""
         while not self.state.level:
-            if not await self.state.follow():
+            with self.machines.telemetry.waiting("the new state: applied and on disk"):
+                followed = await self.state.follow()
+            if not followed:
                 await self.machines.sync(until=lambda: self.leaving)
             if self.leaving and not self.state.level:
                 return  # whoever wants to go need not fetch what it missed

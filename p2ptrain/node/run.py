@@ -13,7 +13,7 @@ import trio
 from p2ptrain.config import Recipe
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.errors import ConfigError, StoreError
-from p2ptrain.node.applied import AppliedState
+from p2ptrain.node.applied import AppliedState, KeeperT
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.node.machines import Machines
@@ -60,8 +60,8 @@ async def run_rounds(
     """
     identity = _identity(node, recipe, compute)
     founding = await _genesis(recipe, identity.config, compute)
-    with _open_ledger(node, recipe, founding, identity.config.settings) as ledger:
-        state = await _restore(node, ledger, compute)
+    with open_ledger(node, recipe, founding, identity.config.settings) as ledger:
+        state = await restore(node, ledger, compute)
         reporter = Reporter(
             node.identity.peer_id, recipe.swarm_id, node.peers, node.telemetry, state
         )
@@ -79,11 +79,16 @@ async def run_rounds(
             )
             _connect(node, machines, rounds, reporter, ledger)
             nursery.start_soon(reporter.report_waits, machines.averaging)
-            await _catch_up(node, machines, recipe)
+            with node.telemetry.waiting("the others' chain: which one to be on"):
+                await _catch_up(node, machines, recipe)
             machines.start_averaging()
             node.training = True
             node.telemetry.report("phase", phase="training")
-            await rounds.run()
+            with (
+                node.telemetry.waits(lambda: machines.averaging.waits),
+                node.telemetry.waits(lambda: rounds.waits),
+            ):
+                await rounds.run()
             summary = await reporter.summary(finished=machines.averaging.finished)
             await _say_goodbye(node, finished=summary.finished)
             nursery.cancel_scope.cancel()
@@ -145,7 +150,7 @@ async def _genesis(recipe: Recipe, config: AveragingConfig, compute: Compute) ->
 
 
 @contextmanager
-def _open_ledger(
+def open_ledger(
     node: Node, recipe: Recipe, founding: Context, settings: Settings
 ) -> Iterator[Ledger]:
     folder = node.config.swarm_path(recipe.swarm_id)
@@ -154,7 +159,7 @@ def _open_ledger(
         yield Ledger(History(founding), settings, transcript, checkpoints)
 
 
-async def _restore(node: Node, ledger: Ledger, compute: Compute) -> AppliedState[Compute]:
+async def restore(node: Node, ledger: Ledger, compute: KeeperT) -> AppliedState[KeeperT]:
     """The state that an earlier run of this peer left, else the founding one."""
     restored = ledger.restore()
     block = ledger.history.tip.block
@@ -215,6 +220,7 @@ def _connect(
     machines.state.on_apply = applied
     machines.on_chain = rounds.notice
     node.machines = machines
+    node.state = machines.state
     node.rounds = rounds
     node.server.ledger = ledger
 
@@ -236,6 +242,7 @@ async def _catch_up(node: Node, machines: Machines, recipe: Recipe) -> None:
 async def _say_goodbye(node: Node, *, finished: bool) -> None:
     """Stay a moment for those who missed the last certificate, and tell everyone."""
     if finished and node.peers.connected:
-        await trio.sleep(LINGER_S)
+        with node.telemetry.waiting("those who missed the last certificate", LINGER_S):
+            await trio.sleep(LINGER_S)
     why = "the run is over" if finished else "this peer leaves"
     node.peers.broadcast(Goodbye(why))

@@ -9,6 +9,7 @@ node/observed.py makes it, cli/status.py draws it.
 """
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -257,6 +258,13 @@ class Status:
 
 
 _ADAPTER = TypeAdapter(Status)
+
+
+def finite(value: object) -> float | None:
+    """A figure for JSON, which has neither infinity nor NaN; None for what is no figure."""
+    if isinstance(value, int | float) and isfinite(value):
+        return round(float(value), 6)
+    return None
 
 
 def schema() -> dict[str, Any]:
