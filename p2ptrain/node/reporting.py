@@ -117,6 +117,7 @@ class Reporter:
 
     async def report_waits(self, averaging: Averaging) -> None:
         """When a round takes long, say what is waited for and for how long at most; for ever."""
+        told_rest = False
         while True:
             await trio.sleep(WAITS_TOLD_EVERY_S)
             now = trio.current_time()
@@ -126,6 +127,9 @@ class Reporter:
                 f"{wait.what} ({now - wait.since:.0f} s of {wait.limit:.0f})"
                 for wait in averaging.waits
             ]
+            if averaging.rests and not told_rest:
+                told_rest = True
+                self.telemetry.report("warning", text=self._rest())
             behind = self.state.history.height - (self.state.height or 0)
             if behind:
                 waits.append(f"the state after {behind} certified blocks")
@@ -136,6 +140,16 @@ class Reporter:
                 seconds=round(now - self._last_s, 1),
                 waits=waits or [f"{averaging.phase}"],
             )
+
+    def _rest(self) -> str:
+        """What somebody can do with a run that has lost all its members."""
+        rounds = self.state.history.tip.rounds
+        return (
+            f"the run rests at round {rounds}: none of its members can be reached, so nobody can "
+            "let this peer in. It goes on when one of them comes back. Until then: "
+            f"p2ptrain export --swarm {self.swarm} --out model.safetensors takes its weights, and "
+            'a recipe with init = "model.safetensors" in [model] founds a new run from them'
+        )
 
     async def summary(self, *, finished: bool) -> Summary:
         """The run in figures, after the last block."""

@@ -11,12 +11,12 @@ attempts to agree, through the whole run. The normative text is protocol/averagi
     contribute -> Commit to the voters -> pieces to those who have committed -> Have to the
     proposer -> Propose -> Reduce -> Vote -> Certificate -> Apply, and the next round
 
-The machine is four floors, each a module: standing.py is what a peer holds and has promised,
-deciding.py the rules that say what to do next, receiving.py what comes in, and this one its
-interface. A shell calls start once, then receive, expire (at `deadline`) and the local inputs, and
-carries out the effects in their order. Any message may be lost, repeated, late or early; what may
-be a race is ignored without a word, and only what no honest peer would send raises
-RemoteProtocolError, with its rule:
+The machine is five floors, each a module: standing.py is what a peer holds and has promised,
+deciding.py the rules that say what to do next, receiving.py what comes in, showing.py what can be
+read off it, and this one what can be done with it. A shell calls start once, then receive, expire
+(at `deadline`) and the local inputs, and carries out the effects in their order. Any message may
+be lost, repeated, late or early; what may be a race is ignored without a word, and only what no
+honest peer would send raises RemoteProtocolError, with its rule:
 
     1.1  a statement that only a member may make
     2.1  base state   2.2  codec   2.3  shards   2.4  weight   2.5  reveal   2.6  second commit (*)
@@ -39,10 +39,10 @@ from collections.abc import Collection, Iterable, Sequence
 from math import inf
 
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
-from p2ptrain.swarm.chain import Context, proposer, quorum
+from p2ptrain.swarm.chain import Context, proposer
 from p2ptrain.swarm.effects import CommitRecord, Effect, Persist
-from p2ptrain.swarm.inputs import Contribution, Wait
-from p2ptrain.swarm.receiving import Receiving
+from p2ptrain.swarm.inputs import Contribution
+from p2ptrain.swarm.showing import Showing
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import BLOCKS_PER_PARENT_MAX
@@ -64,7 +64,7 @@ from p2ptrain.wire.shards import merkle_root
 STUCK_AFTER = 4  # deadlines in vain over a set that cannot be fetched: 15 times the first limit
 
 
-class Averaging(Receiving):
+class Averaging(Showing):
     """Drive it: start, then receive, expire and the local inputs.
 
     Args:
@@ -75,77 +75,6 @@ class Averaging(Receiving):
       record       what it last wrote about its votes, after a restart
       own          its contribution to that block, if it had made one
     """
-
-    # --- what can be read ---------------------------------------------------------------------
-    @property
-    def view(self) -> int:
-        """The view that this peer is in."""
-        return self._views.view
-
-    @property
-    def quorum_lost(self) -> bool:
-        """Whether fewer than a quorum of voters were heard for T_branch."""
-        return self._quorum_lost(self._now)
-
-    @property
-    def contributed(self) -> bool:
-        """Whether a contribution of ours to context.block stands."""
-        return self._exchange.own is not None
-
-    @property
-    def may_contribute(self) -> bool:
-        """Whether local work on context.block would be taken."""
-        rounds_left = self.context.rounds < self.config.settings.rounds
-        inside = self.context.member(self.config.me) is not None
-        return inside and rounds_left and self.context.block not in self._committed
-
-    @property
-    def joiners(self) -> tuple[PeerId, ...]:
-        """Peers that have asked to enter the roster and wait for the next block."""
-        return self._admissions.joiners()
-
-    @property
-    def phase(self) -> str:
-        """What the machine is about, in one word for people."""
-        if self.finished:
-            return "finished"
-        if self.context.member(self.config.me) is None:
-            return "outside"
-        if self._lost:
-            return "alone"
-        if self._votes.of(self.config.me, self._views.view) is not None:
-            return "votes"
-        if self._proposal is not None:
-            return "reducing"
-        return "contributions" if self.contributed or self._closing else self._idle
-
-    @property
-    def waits(self) -> tuple[Wait, ...]:
-        """What the machine waits for, and until when; empty: for the local work, or nothing."""
-        since, limit = self._views.entered_at, self._views.deadline - self._views.entered_at
-        return tuple(Wait(what, since, limit) for what in self._waits())
-
-    def _waits(self) -> list[str]:
-        view = self._views.view
-        turn = proposer(self.context, view)
-        match self.phase:
-            case "votes":
-                return [f"votes: {self._votes.count(view)} of {quorum(len(self._voters))}"]
-            case "reducing" if self._proposal is not None:
-                lacking = self._exchange.lacking(self._proposal.proposal.block)
-                return [f"contribution of {peer}" for peer in lacking] or ["reduction"]
-            case "contributions":
-                held = self._exchange.held
-                late = [m.peer for m in self.context.roster if held.first_of(m.peer) is None]
-                return [f"commit of {peer}" for peer in late] or [f"proposal of {turn}"]
-            case "outside" if self._admissions.wish.join:
-                return ["admission to the roster"]
-            case "diverged":
-                return ["somebody whose training has not diverged"]
-            case "alone":
-                return [f"a quorum: {quorum(len(self._voters))} of {len(self._voters)} voters"]
-            case _:
-                return []
 
     # --- the machine --------------------------------------------------------------------------
     def start(self, now: float) -> list[Effect]:
