@@ -28,7 +28,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def crashes(times: int, seed: int) -> bool:
+def crashes(times: int, seed: int, keep: bool) -> bool:
     """So many kills of all peers, a few a swarm; whether all went well."""
     say("  moment  at round   resumed   next round after s")
 
@@ -42,14 +42,14 @@ def crashes(times: int, seed: int) -> bool:
         async def play(folder: Path, story: int = story, kills: int = kills) -> None:
             await run_story(folder, 1000 * seed + story, kills, tell)
 
-        if not in_a_folder(play):
+        if not in_a_folder(play, keep):
             return False
         say(f"swarm {story + 1}: one state, no contradiction")
     return True
 
 
-def in_a_folder(play: Callable[[Path], Awaitable[None]]) -> bool:
-    """Run a story in a folder of its own, which is kept if it goes wrong."""
+def in_a_folder(play: Callable[[Path], Awaitable[None]], keep: bool) -> bool:
+    """Run a story in a folder of its own, which is kept if it goes wrong, or if that is wanted."""
     folder = Path(tempfile.mkdtemp(prefix="p2ptrain-soak-"))
     try:
         with lone_exception():
@@ -57,7 +57,10 @@ def in_a_folder(play: Callable[[Path], Awaitable[None]]) -> bool:
     except SoakFailed as error:
         say(f"FAILED: {error}\nhomes and logs: {folder}")
         return False
-    shutil.rmtree(folder)
+    if keep:
+        say(f"homes and logs: {folder}")
+    else:
+        shutil.rmtree(folder)
     return True
 
 
@@ -72,11 +75,13 @@ def main() -> int:
     chaos.add_argument("--seconds", type=float, default=600.0)
     chaos.add_argument("--seed", type=int, default=1)
     chaos.add_argument("--calm", action="store_true", help="no faults: for the memory alone")
+    for command in (kills, chaos):
+        command.add_argument("--keep", action="store_true", help="keep homes and logs in any case")
     options = parser.parse_args()
     if options.which == "crashes":
-        return 0 if crashes(options.times, options.seed) else 1
+        return 0 if crashes(options.times, options.seed, options.keep) else 1
     asked = Chaos(options.seconds, options.seed, faults=not options.calm)
-    return 0 if in_a_folder(lambda folder: run_chaos(folder, asked, say)) else 1
+    return 0 if in_a_folder(lambda folder: run_chaos(folder, asked, say), options.keep) else 1
 
 
 if __name__ == "__main__":
