@@ -6,10 +6,11 @@ Exit codes
   0    done
   1    it ran, but missed its goal (demo: accuracy or equal weights); or a bug, with its traceback
   2    the command was not understood (usage)
-  3    something given cannot work: a recipe, a link, a path, a data set (ConfigError)
+  3    something given cannot work: a recipe, a link, a path, a data set (ConfigError);
+       status: no node runs in this home
   4    the disk: full, unreadable, damaged (StoreError)
   5    no OpenCL device can do the work (DeviceError)
-  6    the network: no peer answered, or none that keeps the protocol
+  6    the network: no peer answered, or none that keeps the protocol; status: the node is silent
   130  interrupted
 """
 
@@ -19,7 +20,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from p2ptrain.cli import demo, devices, export, identity, init, join, schema, seed, seed_run
+from p2ptrain.cli import demo, devices, export, identity, init, join, schema, seed, seed_run, status
 from p2ptrain.config_version import describe_version
 from p2ptrain.errors import (
     ConfigError,
@@ -76,6 +77,7 @@ app.command("schema", epilog=EPILOG)(schema.command)
 app.command("export", epilog=EPILOG)(export.command)
 app.command("identity", epilog=EPILOG)(identity.command)
 app.command("join", epilog=EPILOG)(join.command)
+app.command("status", epilog=EPILOG)(status.command)
 app.command("devices", epilog=EPILOG)(devices.command)
 app.command("demo", epilog=EPILOG)(demo.command)
 

@@ -53,7 +53,7 @@ def peer_statuses(
     now = trio.current_time()
     statistics = peers.transport.statistics()
     dials = {dial.peer: dial for dial in peers.dial_states()}
-    here = sorted(peers.hellos)
+    here, in_swarm = sorted(peers.hellos), peers.connected
     away = sorted(dials.keys() - peers.hellos.keys())
     statuses: list[PeerStatus] = []
     for peer in [*here, *away]:
@@ -66,7 +66,7 @@ def peer_statuses(
                 peer=peer,
                 agent=hello.agent if hello is not None else None,
                 connected=hello is not None,
-                in_swarm=peer in peers.connected,
+                in_swarm=peer in in_swarm,
                 member=member is not None,
                 voter=member is not None and member.voter,
                 connected_s=round(figures.connected_s, 1) if figures else 0.0,
