@@ -120,6 +120,24 @@ async def test_a_round_gives_equal_bits_in_two_processes(
         }
 
 
+async def test_the_founding_state_is_the_weights_that_the_recipe_names(
+    spec: ComputeSpec, arrays: TrainingArrays
+) -> None:
+    """Padded, with momentum at rest; also in the process that comes after one that died."""
+    count = 64 * 256 + 256 + 256 * 10 + 10
+    weights = np.linspace(-1, 1, count, dtype="<f4").tobytes()
+    async with open_compute(spec, arrays, weights=lambda: weights) as compute:
+        assert compute.opened is not None
+        expected = weights + bytes(compute.opened.state_bytes - len(weights))
+        for _ in range(2):
+            assert await compute.initial(GENESIS) == state_digest(expected)
+            assert await compute.state(GENESIS) == expected
+            tensors = await compute.parameters(GENESIS)
+            assert tensors["layer0.weight"].tobytes() == weights[: 4 * 64 * 256]
+            await compute.close()
+            await compute.start()
+
+
 async def test_training_learns(spec: ComputeSpec, arrays: TrainingArrays) -> None:
     """Ten rounds of one peer alone."""
     async with open_compute(spec, arrays) as compute:

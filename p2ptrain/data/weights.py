@@ -38,7 +38,7 @@ from p2ptrain.wire.limits import (
 )
 
 TINY = np.float32(2.0**-63)  # compress/blocks.py has the reason
-SHOWN_MAX = 4  # differences that one error lists
+SHOWN_MAX = 3  # differences of one kind that an error lists
 
 Tensors = Mapping[str, tuple[int, ...]]  # names and shapes, in the order of the flat vector
 Values = NDArray[np.float32]
@@ -111,25 +111,35 @@ class WeightsManifest(BaseModel):
         """Check that these are the weights of a network. Raises ConfigError."""
         found = differences(tensors, self.shapes)
         if not found and list(self.shapes) != list(tensors):
-            found = ["its tensors are in another order"]
+            found = "its tensors are in another order"
         if found:
             raise ConfigError(
-                f"the weights {self.cid} are not those of the recipe's network: "
-                f"{'; '.join(found)}.\nThe recipe cannot be trained; ask its founder for another."
+                f"the weights {self.cid} are not those of the recipe's network: {found}.\n"
+                "The recipe cannot be trained; ask its founder for another."
             )
 
 
-def differences(expected: Tensors, found: Tensors) -> list[str]:
-    """What a person must know to see why tensors do not fit, at most SHOWN_MAX + 1 phrases."""
-    lines = [f"{name} {list(shape)} is missing" for name, shape in expected.items()
-             if name not in found]  # fmt: skip
-    lines += [f"{name[:TENSOR_NAME_CHARS_MAX]!r} {list(shape)} is not part of it"
-              for name, shape in found.items() if name not in expected]  # fmt: skip
-    lines += [f"{name} has shape {list(found[name])} where {list(shape)} is expected"
-              for name, shape in expected.items() if found.get(name, shape) != shape]  # fmt: skip
-    if len(lines) > SHOWN_MAX:
-        lines[SHOWN_MAX:] = [f"and {len(lines) - SHOWN_MAX} more"]
-    return lines
+def differences(expected: Tensors, found: Tensors) -> str:
+    """What a person must know to see why tensors do not fit; empty if they do."""
+    lacking = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    beside = [
+        f"{name[:TENSOR_NAME_CHARS_MAX]!r} {list(shape)[:TENSOR_DIMENSIONS_MAX]}"
+        for name, shape in found.items()
+        if name not in expected
+    ]
+    other = [
+        f"{name} has shape {list(found[name])} where {list(shape)} is expected"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    kinds = (("it lacks", lacking), ("it has besides", beside), ("in it", other))
+    return "; ".join(f"{words} {_first(items)}" for words, items in kinds if items)
+
+
+def _first(items: list[str]) -> str:
+    """The first SHOWN_MAX of them, and how many more there are."""
+    rest = len(items) - SHOWN_MAX
+    return ", ".join(items[:SHOWN_MAX]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def load_weights(manifest: WeightsManifest, fetch: Callable[[Cid], bytes | None]) -> bytes:

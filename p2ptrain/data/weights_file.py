@@ -82,7 +82,7 @@ def _check_file(source: str, stored: Mapping[str, StoredTensor], tensors: Tensor
     if found:
         raise unusable(
             source,
-            "its tensors are not those of the recipe's network: " + "; ".join(found),
+            f"its tensors are not those of the recipe's network: {found}",
             "Set layers in [model] to those of the network that the file holds, or name a file "
             "that p2ptrain export wrote for these layers.",
         )
