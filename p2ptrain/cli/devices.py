@@ -90,15 +90,16 @@ def list_devices(cache: Path) -> tuple[list[Found], list[Broken]]:
         return [Found(facts) for facts in listed], []
     devices: list[Found] = []
     broken: list[Broken] = []
-    # A folder without an .icd in it: then pyopencl's own PoCL alone is loaded.
-    for icd in (cache, *icd_files(os.environ)):
+    # The first is a folder without an .icd in it: then pyopencl's own PoCL alone is loaded.
+    tried = [cache, *icd_files(os.environ)]
+    for icd in tried:
         environment = {VENDORS_VARIABLE: str(icd)}
         alone = ask(PROGRAM, ["list"], LISTING_TIMEOUT_S, environment)
         if isinstance(alone, Died):
             broken.append(Broken(str(icd) if icd != cache else "pyopencl's PoCL", alone.reason))
         else:
             devices += [Found(facts, environment) for facts in alone]
-    if not broken:
+    if len(broken) in (0, len(tried)):
         raise DeviceError(f"the OpenCL devices cannot be listed: {explain(listed)}")
     return devices, broken
 

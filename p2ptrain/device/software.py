@@ -78,7 +78,6 @@ TABLE = (
     Row("Clover", _free("Mesa, MIT")),
     Row("Oclgrind", _free("Oclgrind, BSD-3-Clause")),
     Row("clvk", _free("clvk, Apache-2.0; ask your Vulkan driver too")),
-    Row("VC4CL", _free("VC4CL, MIT")),
     Row("OpenCL for the Raspberry Pi", _free("VC4CL, MIT")),
     Row("Intel Gen OCL Driver", _free("Beignet, LGPL-2.1-or-later")),
     Row("Intel(R) OpenCL Graphics", _free("Intel compute-runtime, MIT")),
@@ -86,6 +85,7 @@ TABLE = (
     Row("Intel(R) CPU Runtime", _closed("Intel's CPU runtime")),
     Row("Intel(R) FPGA Emulation Platform", _closed("Intel's oneAPI runtime")),
     Row("Intel(R) OpenCL", _closed("Intel's CPU runtime")),
+    Row(AMD, _closed("AMD's PAL driver, not ROCm"), driver_version="PAL"),  # may say HSAIL too
     Row(AMD, _free("ROCm, MIT"), driver_version="HSA"),
     Row(AMD, _closed("AMD's own driver, not ROCm")),
     Row("NVIDIA CUDA", _closed("NVIDIA's driver")),
