@@ -6,6 +6,7 @@ stopped; every byte is checked against its CID before it is stored (swarm/downlo
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -17,6 +18,7 @@ from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.swarm.download import Download, Got, blobs_wanted
 from p2ptrain.swarm.effects import Send
+from p2ptrain.swarm.inputs import Wait
 from p2ptrain.wire.cid import Cid
 from p2ptrain.wire.messages import Blob, Message
 from p2ptrain.wire.peer_id import PeerId
@@ -39,6 +41,8 @@ class Fetcher:
     _inbox: Inbox[Send | Got] = field(default_factory=Inbox)
     _download: Download = field(default_factory=Download)
     _fetching: bool = False
+    _alone_since: float | None = None
+    _done_before: int = 0  # parts that earlier fetches brought
 
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Take a message that may answer a request; there is nobody to take it at other times."""
@@ -65,9 +69,11 @@ class Fetcher:
         self._fetching = True
         self.peers_changed()
         self._inbox.post(lambda now: [*self._download.want(now, wanted)])
-        with lone_exception():
+        began, total = trio.current_time(), len(missing)
+        self._alone_since, self._done_before = None, self._download.progress.done
+        with lone_exception(), self.telemetry.waits(lambda: self._waits(what, total, began)):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, what, len(missing))
+                nursery.start_soon(self._watch, what, total)
                 await drive(self._download, self._inbox, self._carry_out, self._strike)
                 nursery.cancel_scope.cancel()
         self._fetching = False
@@ -88,22 +94,35 @@ class Fetcher:
         self._inbox.post(lambda now: [*self._download.lost(now, peer)])
         self.peers_changed()  # it may be asked again until it is let go: there may be nobody else
 
+    @property
+    def _done(self) -> int:
+        return self._download.progress.done - self._done_before
+
+    def _waits(self, what: str, total: int, began: float) -> list[Wait]:
+        sources = len(self.peers.sources)
+        waits = [
+            Wait(f"the {what}: {self._done} of {total} parts, from {sources} peers", began, inf)
+        ]
+        if not sources:
+            since = began if self._alone_since is None else self._alone_since
+            waits.append(Wait("any peer that may have it", since, NOBODY_TIMEOUT_S))
+        return waits
+
     async def _watch(self, what: str, total: int) -> None:
         """Say how it goes, and give up when there is nobody to ask."""
-        alone_since: float | None = None
         while True:
             await trio.sleep(TOLD_EVERY_S)
-            now, done = trio.current_time(), self._download.progress.done
+            now, sources = trio.current_time(), len(self.peers.sources)
             self.telemetry.report(
-                "fetching", what=what, done=done, total=total, peers=len(self.peers.sources)
+                "fetching", what=what, done=self._done, total=total, peers=sources
             )
             if self.peers.sources:
-                alone_since = None
+                self._alone_since = None
             elif self.peers.refused_by_all:
                 raise PeersMissing(self._why(what, "all who were asked have refused this peer"))
-            elif alone_since is None:
-                alone_since = now
-            elif now - alone_since > NOBODY_TIMEOUT_S:
+            elif self._alone_since is None:
+                self._alone_since = now
+            elif now - self._alone_since > NOBODY_TIMEOUT_S:
                 nobody = f"no peer of this swarm was reached for {NOBODY_TIMEOUT_S:.0f} s"
                 raise PeersMissing(self._why(what, nobody))
 

@@ -10,6 +10,7 @@ has a third machine beside them (node/machines.py); one that only serves a run h
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic
 
 import trio
@@ -22,6 +23,7 @@ from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.swarm.catchup import CatchUp, CaughtUp, Elsewhere, Switched
 from p2ptrain.swarm.effects import Send
+from p2ptrain.swarm.inputs import Wait
 from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback, StateSync
 from p2ptrain.wire.messages import Message
 from p2ptrain.wire.peer_id import PeerId
@@ -84,11 +86,19 @@ class Following(Generic[KeeperT]):
 
         Raises ComputeDied.
         """
-        while not (self.state.level or until()):
-            self.check_compute()
-            news = self._news
-            self.to_statesync.post(self._follow)
-            await news.wait()
+        began = trio.current_time()
+        with self.telemetry.waits(lambda: self._waits(began)):
+            while not (self.state.level or until()):
+                self.check_compute()
+                news = self._news
+                self.to_statesync.post(self._follow)
+                await news.wait()
+
+    def _waits(self, began: float) -> list[Wait]:
+        behind = self.state.history.height - (self.state.height or 0)
+        progress = self.statesync.progress
+        fetched = f"{progress.done} of {progress.total} parts here"
+        return [Wait(f"the state after {behind} more blocks: {fetched}", began, inf)]
 
     def notice(self) -> None:
         """The chain or the state has moved, or somebody wants to leave: sync looks again."""

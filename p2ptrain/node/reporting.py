@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from math import inf
 
 import trio
 
@@ -13,6 +14,7 @@ from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.history import Link
+from p2ptrain.swarm.inputs import Wait
 from p2ptrain.train.worker_messages import Evaluated
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.peer_id import PeerId
@@ -70,6 +72,12 @@ class _Evaluation:
     again_s: float
 
 
+def words_of(wait: Wait, now: float) -> str:
+    """A wait for people, with its age and limit."""
+    limit = "" if wait.limit == inf else f" of {wait.limit:.0f}"
+    return f"{wait.what} ({now - wait.since:.0f} s{limit})"
+
+
 @dataclass
 class Reporter:
     """Reports what one node does in one run.
@@ -123,16 +131,10 @@ class Reporter:
             now = trio.current_time()
             if now - self._last_s < WAITS_TOLD_AFTER_S:
                 continue
-            waits = [
-                f"{wait.what} ({now - wait.since:.0f} s of {wait.limit:.0f})"
-                for wait in averaging.waits
-            ]
             if averaging.rests and not told_rest:
                 told_rest = True
                 self.telemetry.report("warning", text=self._rest())
-            behind = self.state.history.height - (self.state.height or 0)
-            if behind:
-                waits.append(f"the state after {behind} certified blocks")
+            waits = [words_of(wait, now) for wait in self.telemetry.waits_now()]
             self.telemetry.report(
                 "waiting",
                 phase=averaging.phase,
