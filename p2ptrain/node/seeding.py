@@ -7,6 +7,7 @@ import trio
 from p2ptrain.config_local import NodeConfig
 from p2ptrain.net.identity import load_or_create
 from p2ptrain.node.node import JoinOptions, Node, open_node
+from p2ptrain.node.observed import open_status
 from p2ptrain.node.signals import StopNow, stop_on_signals
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.blocks import BlockStore
@@ -37,9 +38,12 @@ async def _serve(config: NodeConfig, cid: Cid, listen: Sequence[str], telemetry:
     options = JoinOptions(listen=tuple(listen)) if listen else JoinOptions()
     stopped = trio.Event()
     async with (
+        open_status(config, "seed dataset", identity.peer_id, telemetry) as observed,
         open_node(config, identity, blocks, [cid], options, telemetry) as node,
         trio.open_nursery() as nursery,
     ):
+        observed.node = node
+        telemetry.report("phase", phase="serving")
         nursery.start_soon(stop_on_signals, stopped.set)
         nursery.start_soon(_tell, node)
         await stopped.wait()
