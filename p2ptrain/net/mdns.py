@@ -20,7 +20,6 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeVar
 
@@ -34,6 +33,7 @@ from p2ptrain.wire.limits import ADDRESSES_MAX, MDNS_PEERS_MAX, MDNS_TOPICS_MAX
 from p2ptrain.wire.peer_id import PeerId, public_key_of
 
 _T = TypeVar("_T")
+_IP = IPv4Address | IPv6Address
 
 MULTICAST_GROUP = "224.0.0.251"
 SERVICE = "_p2ptrain._tcp.local."
@@ -89,22 +89,19 @@ def read_announcement(
     return Announcement(PeerId(peer), frozenset(marks), addresses)
 
 
-def _can_be_dialled(ip: IPv4Address | IPv6Address) -> bool:
+def _can_be_dialled(ip: _IP) -> bool:
     """Whether a multiaddr can hold it: link-local IPv6 addresses mean nothing without a zone."""
     return not (ip.is_unspecified or ip.is_multicast or (ip.version == 6 and ip.is_link_local))
 
 
-def places_to_announce(addresses: Sequence[str]) -> tuple[list[str], int]:
+def hosts_to_announce(places: Sequence[tuple[_IP, int]]) -> tuple[list[str], int]:
     """The IP addresses to announce, each of an interface to speak on, and their port.
 
-    addresses  where this peer listens: /ip4/.../tcp/<port>/... A service has one port, so those
-               of the first port are announced; a hello tells the others. Loopback addresses
-               count only if there are no others.
+    places  where this peer listens: IP address and TCP port. A service has one port, so those of
+            the first port are announced; a hello tells the others. Loopback addresses count only
+            if there are no others.
     """
-    listening = [
-        (ip_address(parts[2]), int(parts[4])) for parts in (a.split("/") for a in addresses)
-    ]
-    usable = [(ip, port) for ip, port in listening if _can_be_dialled(ip)]
+    usable = [(ip, port) for ip, port in places if _can_be_dialled(ip)]
     outward = [(ip, port) for ip, port in usable if not ip.is_loopback] or usable
     if not outward:
         return [], 0
@@ -140,20 +137,20 @@ class LocalNetwork:
     def __init__(
         self,
         me: PeerId,
-        addresses: Sequence[str],
+        places: Sequence[tuple[_IP, int]],
         topics: Sequence[str],
         found: Callable[[tuple[str, ...]], None],
         failed: Callable[[str], None],
     ) -> None:
         """Say nothing yet.
 
-        addresses  where this peer listens
-        topics     what it takes part in or serves
-        found      called with the addresses of a peer that shares a topic; in trio's thread
-        failed     called with a sentence on what does not work; in trio's thread
+        places  where this peer listens: IP address and TCP port
+        topics  what it takes part in or serves
+        found   called with the addresses of a peer that shares a topic; in trio's thread
+        failed  called with a sentence on what does not work; in trio's thread
         """
         self._me = me
-        self._hosts, self._port = places_to_announce(addresses)
+        self._hosts, self._port = hosts_to_announce(places)
         self._topics = tuple(topics)
         self._found = found
         self._failed = failed
@@ -171,17 +168,19 @@ class LocalNetwork:
         """Announce and listen. Nothing that goes wrong in here is raised."""
         if not self._hosts:
             return
-        ended = trio.Event()
-        token = trio.lowlevel.current_trio_token()
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_when_cancelled)
+            with trio.CancelScope(shield=True):  # what is asked of it ends within CLOSE_TIMEOUT_S
+                await trio.to_thread.run_sync(self._run_thread)
+            nursery.cancel_scope.cancel()
+
+    async def _stop_when_cancelled(self) -> None:
         try:
-            await trio.to_thread.run_sync(
-                partial(self._run_thread, token, ended), abandon_on_cancel=True
-            )
+            await trio.sleep_forever()
         finally:
             self._stopping = True
             self._in_asyncio(lambda task: task.cancel())
-            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
-                await ended.wait()
 
     def topics_changed(self, topics: Sequence[str]) -> None:
         """Announce these topics from now on, and tell of those who share a new one."""
@@ -202,16 +201,11 @@ class LocalNetwork:
 
     # --- in the thread of asyncio ---------------------------------------------------------------
 
-    def _run_thread(self, token: trio.lowlevel.TrioToken, ended: trio.Event) -> None:
-        try:
-            with suppress(asyncio.CancelledError):
-                asyncio.run(self._speak(token))
-        finally:
-            with suppress(trio.RunFinishedError):
-                token.run_sync_soon(ended.set)
+    def _run_thread(self) -> None:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._speak())
 
-    async def _speak(self, token: trio.lowlevel.TrioToken) -> None:
-        self._token = token
+    async def _speak(self) -> None:
         self._task = asyncio.current_task()
         if self._stopping:  # asked before there was a task to cancel
             return
@@ -228,8 +222,9 @@ class LocalNetwork:
         finally:
             for lookup in self._lookups:
                 lookup.cancel()
-            await zeroconf.async_unregister_all_services()
-            await zeroconf.async_close()
+            with suppress(TimeoutError, ZeroconfError, OSError):  # the network may be gone
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await zeroconf.async_close()
 
     async def _announce(self, zeroconf: AsyncZeroconf) -> None:
         """Announce this peer, anew whenever its topics change, until cancelled."""

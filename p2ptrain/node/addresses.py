@@ -17,6 +17,7 @@ sees to it that the attempts of liars come last:
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import NamedTuple
 
 from p2ptrain.wire.limits import ADDRESS_CHARS_MAX
 from p2ptrain.wire.peer_id import PeerId, peer_id_in
@@ -40,6 +41,13 @@ class Reach(IntEnum):
     PUBLIC = 1
     PRIVATE = 2
     LOOPBACK = 3
+
+
+class Place(NamedTuple):
+    """Where a TCP port is."""
+
+    ip: IPv4Address | IPv6Address
+    port: int
 
 
 @dataclass
@@ -98,6 +106,12 @@ def ip_in(address: str) -> IPv4Address | IPv6Address | None:
     if ip.version != int(parts[1][2]):
         raise ValueError(f"{parts[2]} is not of {parts[1]}")
     return ip
+
+
+def place_of(address: str) -> Place | None:
+    """The IP address and TCP port that we listen at; None for an address of another kind."""
+    ip = ip_in(address)
+    return None if ip is None else Place(ip, int(address.split("/")[4]))
 
 
 def is_loopback(address: str) -> bool:

@@ -22,11 +22,13 @@ from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_compute
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
-from p2ptrain.node.founding import found
 from p2ptrain.node.following import Following
+from p2ptrain.node.founding import found
+from p2ptrain.node.local_peers import LocalPeers
 from p2ptrain.node.observed import open_status
 from p2ptrain.node.obtain import obtain_data_set, obtain_recipe, obtain_weights
 from p2ptrain.node.peers import Arrived, Departed, Peers, judge_peer, make_hello
+from p2ptrain.node.remembering import Memory, open_memory
 from p2ptrain.node.reporting import Summary
 from p2ptrain.node.round import Rounds
 from p2ptrain.node.run import run_rounds
@@ -51,6 +53,7 @@ class JoinOptions:
     first_peers  round 1 of a new swarm waits until so many others have asked to enter
     device       which OpenCL device; "": PoCL's CPU
     threads      of a CPU device; 0: all cores
+    mdns         announce this peer on the local network, and look for others there
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
@@ -60,6 +63,7 @@ class JoinOptions:
     local_steps: int | None = None
     device: str = ""
     threads: int = 0
+    mdns: bool = False
 
 
 @dataclass
@@ -67,6 +71,8 @@ class Node:
     """What is open while a node lives.
 
     topics    what our hello names: the swarm, then its data set as soon as it is known
+    memory    of peers, for later runs
+    local     peers on the local network; None without mDNS
     state     the applied state and its chain, once there are any
     training  whether the rounds have begun, so that there is one to finish
     """
@@ -79,6 +85,8 @@ class Node:
     server: Server
     telemetry: Telemetry
     topics: list[str]
+    memory: Memory
+    local: LocalPeers | None = None
     machines: Following[Any] | None = None
     rounds: Rounds | None = None
     compute: Compute | None = None
@@ -110,6 +118,15 @@ class Node:
         """Cancel a scope when stop was called before there were rounds to finish."""
         await self.wait_stopped()
         scope.cancel()
+
+    async def add_topic(self, topic: Cid) -> None:
+        """Take part in something more: say so to all, and look for those who do as well."""
+        if topic not in self.topics:
+            self.topics.append(topic)
+            self.peers.dial_again()  # those who refused us did not know that we belong to them
+            self.peers.recall(await self.memory.recall([topic]))
+            if self.local is not None:
+                self.local.topics_changed()
 
     async def route(self) -> None:
         """Deal out all that comes from the network, for ever."""
@@ -223,18 +240,27 @@ async def open_node(
         judge_hello=lambda peer, data: judge_peer(strikes, tuple(topics), peer, data),
     )
     async with (
-        libp2p_host.open_host(identity, listen=options.listen, etiquette=etiquette) as transport,
+        open_memory(config.address_book_path, topics, telemetry) as memory,
+        libp2p_host.open_host(
+            identity, listen=memory.listen_as_before(options.listen), etiquette=etiquette
+        ) as transport,
         trio.open_nursery() as nursery,
     ):
         addresses += transport.addresses
         telemetry.report("started", peer=identity.peer_id, addresses=list(transport.addresses))
-        peers = Peers(transport, telemetry, strikes=strikes)
+        memory.note_ports(options.listen, transport.addresses)
+        peers = Peers(transport, telemetry, strikes=strikes, note=memory.note)
         node = Node(
             config, identity, blocks, peers, Fetcher(peers, blocks, telemetry),
-            Server(blocks, telemetry), telemetry, topics,
+            Server(blocks, telemetry), telemetry, topics, memory,
         )  # fmt: skip
         for address in options.peers:
             peers.know((address,))
+        peers.recall(await memory.recall(topics))
+        if options.mdns:
+            node.local = LocalPeers(peers, topics, telemetry)
+            nursery.start_soon(node.local.run)
+        nursery.start_soon(memory.keep_writing)
         nursery.start_soon(node.route)
         nursery.start_soon(peers.keep_dialling)
         yield node

@@ -240,7 +240,8 @@ class Peers:
         """Addresses from earlier runs, best first."""
         for each in remembered:
             address = self._dialling.address(each.address, Source.REMEMBERED)
-            if address is not None and each.peer not in {self.me, *self.hellos}:
+            unwanted = each.peer in {self.me, *self.hellos} or self._is_struck(each.peer)
+            if address is not None and not unwanted:
                 address.worked_at, address.failures = each.worked_at, each.failures
                 address.last_error = each.last_error
                 self._dialling.know([address])

@@ -1,0 +1,57 @@
+"""Peers that multicast DNS finds on the local network, for the node's dialling.
+
+The library that speaks it is loaded when it is wanted, in a thread. What goes wrong is said once:
+a network without multicast is nothing that a user must mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2ptrain.node.addresses import Source, place_of
+from p2ptrain.node.peers import Peers
+from p2ptrain.node.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from p2ptrain.net.mdns import LocalNetwork
+
+
+@dataclass
+class LocalPeers:
+    """Announces this peer and makes others known to Peers. topics: the node's list, as it grows."""
+
+    peers: Peers
+    topics: Sequence[str]
+    telemetry: Telemetry
+    _network: LocalNetwork | None = None
+    _warned: bool = False
+
+    async def run(self) -> None:
+        """Announce and listen until cancelled."""
+        mdns = await trio.to_thread.run_sync(import_module, "p2ptrain.net.mdns")
+        transport = self.peers.transport
+        places = [place for each in transport.addresses if (place := place_of(each)) is not None]
+        self._network = mdns.LocalNetwork(
+            transport.me, places, self.topics, self._found, self._failed
+        )
+        await self._network.run()
+
+    def topics_changed(self) -> None:
+        """The node takes part in something more."""
+        if self._network is not None:
+            self._network.topics_changed(self.topics)
+
+    def _found(self, addresses: tuple[str, ...]) -> None:
+        self.peers.know(addresses, Source.HEARSAY)
+
+    def _failed(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self.telemetry.report(
+                "warning", text=f"peers on the local network are not found by themselves: {why}"
+            )
