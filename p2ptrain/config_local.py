@@ -47,6 +47,11 @@ class NodeConfig:
         """The folder of compiled kernels."""
         return self.cache_path / "kernels"
 
+    @property
+    def address_book_path(self) -> Path:
+        """The file of the AddressBook; can be deleted at any time."""
+        return self.state_path / "address_book.sqlite"
+
     def swarm_path(self, swarm_id: Cid) -> Path:
         """The folder of one swarm's checkpoints, transcript and votes."""
         return self.state_path / "swarms" / swarm_id

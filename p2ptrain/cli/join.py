@@ -8,7 +8,7 @@ import trio
 import typer
 from rich.console import Console
 
-from p2ptrain.cli.options import Home
+from p2ptrain.cli.options import Home, NoMdns
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import SwarmLink, node_config, parse_link
 from p2ptrain.errors import ConfigError
@@ -41,6 +41,7 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="OpenCL device by name (default: PoCL's CPU).")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads to compute with; 0: all.")] = 0,
+    no_mdns: NoMdns = False,
     home: Home = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line for each event.")
@@ -58,6 +59,7 @@ def command(
         local_steps=local_steps,
         device=device,
         threads=threads,
+        mdns=not no_mdns,
     )
     target = read_target(swarm)
     telemetry = Telemetry(json_lines if as_json else people())

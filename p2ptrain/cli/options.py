@@ -13,4 +13,12 @@ Home = Annotated[
         file_okay=False,
     ),
 ]
+NoMdns = Annotated[
+    bool,
+    typer.Option(
+        "--no-mdns",
+        envvar="P2PTRAIN_NO_MDNS",
+        help="Do not announce this peer on the local network, nor look for others there.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from p2ptrain.cli.options import Home, Json
+from p2ptrain.cli.options import Home, Json, NoMdns
 from p2ptrain.config_local import NodeConfig, node_config
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.seeding import UNKNOWN_LICENCE, Seeded, seed_dataset
@@ -43,6 +43,7 @@ def command(
     listen: Annotated[
         list[str] | None, typer.Option(help="Multiaddr to serve it at; may be repeated.")
     ] = None,
+    no_mdns: NoMdns = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -59,16 +60,17 @@ def command(
     else:
         _print_found(seeded)
     if not once:
-        _serve(config, seeded.cid, listen or [], as_json)
+        _serve(config, seeded.cid, listen or [], as_json, mdns=not no_mdns)
 
 
-def _serve(config: NodeConfig, cid: Cid, listen: list[str], as_json: bool) -> None:
+def _serve(config: NodeConfig, cid: Cid, listen: list[str], as_json: bool, *, mdns: bool) -> None:
     # Here, because it loads libp2p, which --once does without.
     from p2ptrain.cli.join import people
     from p2ptrain.node.seeding import serve_dataset
     from p2ptrain.node.telemetry import Telemetry, json_lines
 
-    serve_dataset(config, cid, listen, Telemetry(json_lines if as_json else people()))
+    telemetry = Telemetry(json_lines if as_json else people())
+    serve_dataset(config, cid, listen, telemetry, mdns=mdns)
 
 
 @contextmanager

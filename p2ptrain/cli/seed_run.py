@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from p2ptrain.cli.join import people
-from p2ptrain.cli.options import Home
+from p2ptrain.cli.options import Home, NoMdns
 from p2ptrain.config_local import node_config, parse_link
 from p2ptrain.node.telemetry import Telemetry, json_lines
 
@@ -22,6 +22,7 @@ def command(
     once: Annotated[
         bool, typer.Option("--once", help="Fetch what there is and end; do not stay and serve.")
     ] = False,
+    no_mdns: NoMdns = False,
     home: Home = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line for each event.")
@@ -40,6 +41,7 @@ def command(
         peers=tuple(peer or ()),
         data=data,
         once=once,
+        mdns=not no_mdns,
     )
     telemetry = Telemetry(json_lines if as_json else people())
     mirror_run(node_config(home), parse_link(run), options, telemetry)

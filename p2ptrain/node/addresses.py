@@ -19,6 +19,7 @@ from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
+from p2ptrain.errors import ConfigError
 from p2ptrain.wire.limits import ADDRESS_CHARS_MAX
 from p2ptrain.wire.peer_id import PeerId, peer_id_in
 
@@ -92,6 +93,16 @@ def peer_dialled_at(address: str) -> PeerId | None:
     if ip is not None and (ip.is_unspecified or ip.is_multicast):
         return None
     return peer
+
+
+def check_given(addresses: tuple[str, ...]) -> None:
+    """Raise ConfigError if one of the user's addresses leads to no peer."""
+    for address in addresses:
+        if peer_dialled_at(address) is None:
+            raise ConfigError(
+                f"{address[:100]!r} is no address of a peer.\n"
+                "It must look like /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo...; the peer prints its own."
+            )
 
 
 def ip_in(address: str) -> IPv4Address | IPv6Address | None:

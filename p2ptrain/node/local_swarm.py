@@ -84,8 +84,12 @@ def share_kernels(home: Path, kernels: Path) -> None:
 
 
 def peer_environment() -> dict[str, str]:
-    """One thread a peer: several share this machine, and spinning threads would fight for it."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    """One thread a peer: several share this machine, and spinning threads would fight for it.
+
+    No mDNS: they meet by their links alone, and this network hears nothing of them.
+    """
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **one_thread, "P2PTRAIN_NO_MDNS": "1"}
 
 
 @dataclass

@@ -19,6 +19,7 @@ from p2ptrain.data.assemble import assemble, model_inputs
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.net.identity import Identity, load_or_create
 from p2ptrain.net.transport import Etiquette
+from p2ptrain.node.addresses import check_given
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_compute
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
@@ -233,6 +234,7 @@ async def open_node(
     """Listen, dial, serve and route while the block runs."""
     with telemetry.waiting("libp2p to be loaded"):  # half a second, in which a status can be had
         libp2p_host = await trio.to_thread.run_sync(import_module, "p2ptrain.net.libp2p_host")
+    check_given(options.peers)
     addresses: list[str] = []
     strikes: dict[PeerId, int] = {}
     etiquette = Etiquette(

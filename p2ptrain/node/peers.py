@@ -225,7 +225,11 @@ class Peers:
         """Addresses of one peer, to be dialled; those of any other peer than the first's do not
         count. What others say of a peer never displaces what it says itself.
         """
-        found = [self._dialling.address(text, source) for text in addresses]
+        texts = list(addresses)
+        found = [self._dialling.address(text, source) for text in texts]
+        if source is Source.GIVEN and None in found:
+            text = f"an address of the link leads to no peer: {texts[found.index(None)][:100]}"
+            self.telemetry.report("warning", text=text)
         named = [address for address in found if address is not None]
         peer = peer_dialled_at(named[0].text) if named else None
         if peer is None or peer == self.me or self._is_struck(peer):

@@ -19,23 +19,28 @@ SERVED_TOLD_EVERY_S = 2.0
 
 
 def serve_dataset(
-    config: NodeConfig, cid: Cid, listen: Sequence[str], telemetry: Telemetry
+    config: NodeConfig,
+    cid: Cid,
+    listen: Sequence[str],
+    telemetry: Telemetry,
+    *,
+    mdns: bool = False,
 ) -> None:
     """Serve what the store holds to peers that name this data set, until Ctrl-C.
 
     Raises ConfigError if another process uses the home, or an address cannot be listened on.
     """
+    options = JoinOptions(listen=tuple(listen) or JoinOptions().listen, mdns=mdns)
     with home_lock(config.state_path):
         try:
-            trio.run(_serve, config, cid, listen, telemetry)
+            trio.run(_serve, config, cid, options, telemetry)
         except* StopNow:
             pass
 
 
-async def _serve(config: NodeConfig, cid: Cid, listen: Sequence[str], telemetry: Telemetry) -> None:
+async def _serve(config: NodeConfig, cid: Cid, options: JoinOptions, telemetry: Telemetry) -> None:
     identity = load_or_create(config.identity_path)
     blocks = BlockStore(config.blocks_path)
-    options = JoinOptions(listen=tuple(listen)) if listen else JoinOptions()
     stopped = trio.Event()
     async with (
         open_status(config, "seed dataset", identity.peer_id, telemetry) as observed,
