@@ -23,7 +23,7 @@ from check_transport import (
 )
 
 from p2ptrain.net.framing import Kind, encode_frame
-from p2ptrain.net.transport import Bounds, Disconnected, Frame, PeerRefused
+from p2ptrain.net.transport import Bounds, Connected, Disconnected, Frame, PeerRefused
 from p2ptrain.wire.limits import FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES
 
 
@@ -78,7 +78,8 @@ async def a_flood_that_is_not_taken_drops_the_sender_at_the_bound(net: Net) -> N
         assert bob.statistics()[alice.me].inbox_bytes <= 3 * MIB + 4 * FRAME_OVERHEAD_BYTES
         with pytest.raises(PeerRefused, match="busy"):
             await alice.dial(bob.addresses[0], DIAL_TIMEOUT_S)
-        assert (await next_end(bob)).reason == "it sends faster than this peer works"
+        end = await next_end(bob)
+        assert (end.reason, end.rule) == ("it sends faster than this peer works", "transport 5")
         await alice.dial(bob.addresses[0], DIAL_TIMEOUT_S)
 
 
@@ -88,7 +89,65 @@ async def a_sender_beyond_its_byte_budget_is_dropped(net: Net) -> None:
         await join(alice, bob)
         for _ in range(4):
             assert alice.send(bob.me, bytes(MIB), bulk=True)
-        assert (await next_end(bob)).reason == "it sent more than its budget of bytes"
+        end = await next_end(bob)
+        assert (end.reason, end.rule) == ("it sent more than its budget of bytes", "transport 5")
+        await next_end(alice)  # and coming back buys no new budget
+        await alice.dial(bob.addresses[0], DIAL_TIMEOUT_S)
+        assert isinstance(await bob.receive(), Connected)
+        assert alice.send(bob.me, bytes(MIB), bulk=True)
+        assert (await next_end(bob)).rule == "transport 5"
+
+
+async def a_sender_beyond_its_frame_budget_is_dropped(net: Net) -> None:
+    bounds = replace(Bounds(), frames_per_peer_burst=100.0, frames_per_peer_per_s=1.0)
+    async with (
+        net.open(ALICE, polite(bounds=bounds)) as alice,
+        net.link(BOB, alice.addresses[0]) as link,
+    ):
+        await greet(link, alice)
+        await link.bulk.send_all(encode_frame(Kind.DATA) * 1000)
+        end = await next_end(alice)
+        assert (end.reason, end.rule) == ("it sent more than its budget of frames", "transport 5")
+        assert alice.statistics()[BOB.peer_id].frames_received <= 100
+
+
+async def a_fast_sender_is_slowed_and_not_dropped_while_it_is_taken(net: Net) -> None:
+    bounds = replace(Bounds(), inbox_bytes_per_peer_max=2 * MIB)
+    async with net.open(ALICE, polite()) as alice, net.open(BOB, polite(bounds=bounds)) as bob:
+        await join(alice, bob)
+        for _ in range(16):
+            assert alice.send(bob.me, bytes(MIB), bulk=True)
+        for _ in range(16):
+            assert isinstance(await bob.receive(), Frame)
+            assert bob.statistics()[alice.me].inbox_bytes <= 3 * MIB
+            await trio.sleep(0.02)
+
+
+async def a_peer_that_comes_and_goes_too_often_is_refused(net: Net) -> None:
+    bounds = replace(Bounds(), greetings_per_peer_burst=3.0, greetings_per_peer_per_s=0.01)
+    async with net.open(ALICE, polite()) as alice, net.open(BOB, polite(bounds=bounds)) as bob:
+        for _ in range(3):
+            await join(alice, bob)
+            await alice.disconnect(bob.me, "and again")
+            await next_end(alice)
+            await next_end(bob)
+        with pytest.raises(PeerRefused, match="too often"):
+            await alice.dial(bob.addresses[0], DIAL_TIMEOUT_S)
+
+
+async def what_waits_for_a_peer_is_told_and_forgotten_with_it(net: Net) -> None:
+    async with (
+        net.open(ALICE, polite()) as alice,
+        net.link(BOB, alice.addresses[0]) as link,
+    ):
+        assert alice.waiting_bytes(BOB.peer_id) == 0
+        await greet(link, alice)
+        for _ in range(40):
+            alice.send(BOB.peer_id, bytes(MIB), bulk=True)
+        assert alice.waiting_bytes(BOB.peer_id) > 39 * MIB
+        await link.close()
+        await next_end(alice)
+        assert alice.waiting_bytes(BOB.peer_id) == 0
 
 
 async def a_silent_peer_is_dropped(net: Net) -> None:
@@ -136,6 +195,10 @@ HOSTILE_CHECKS: tuple[Check, ...] = (
     a_peer_that_never_reads_is_dropped_and_costs_a_bounded_outbox,
     a_flood_that_is_not_taken_drops_the_sender_at_the_bound,
     a_sender_beyond_its_byte_budget_is_dropped,
+    a_sender_beyond_its_frame_budget_is_dropped,
+    a_fast_sender_is_slowed_and_not_dropped_while_it_is_taken,
+    a_peer_that_comes_and_goes_too_often_is_refused,
+    what_waits_for_a_peer_is_told_and_forgotten_with_it,
     a_silent_peer_is_dropped,
     an_idle_peer_that_answers_pings_stays,
 )

@@ -15,7 +15,7 @@ from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FO
 from p2ptrain.errors import ConfigError
 from p2ptrain.net.framing import Kind, encode_frame
 from p2ptrain.net.libp2p_host import Dialler, open_host, running_host
-from p2ptrain.net.libp2p_yamux import UNREAD_BYTES_MAX
+from p2ptrain.net.libp2p_yamux import UNREAD_BYTES_EACH_MAX
 from p2ptrain.net.link import Link, LinkBroken
 from p2ptrain.net.transport import Bounds, Frame, PeerUnreachable
 from p2ptrain.net.unwrapping import lone_exception
@@ -122,7 +122,7 @@ async def test_a_stranger_that_overruns_its_window_before_greeting_is_hung_up_on
         yamux_stream = link.bulk.stream.muxed_stream  # type: ignore[attr-defined]
         yamux_stream.send_window = 1 << 40  # a sender that does not care for windows
         with trio.fail_after(HANDSHAKE_TIMEOUT_S / 2), suppress(LinkBroken):
-            for _ in range(2 * UNREAD_BYTES_MAX // MIB):
+            for _ in range(2 * UNREAD_BYTES_EACH_MAX // MIB):
                 await link.bulk.send_all(bytes(MIB))
             await ends(link)
         await link.close()

@@ -1,10 +1,12 @@
 """Frames, budgets, outboxes and inboxes, each alone."""
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from p2ptrain.net.budget import ByteBudget
+from p2ptrain.net.budget import Budget, Pool
 from p2ptrain.net.framing import (
     PAYLOAD_BYTES_MAX,
     FrameDecoder,
@@ -17,7 +19,7 @@ from p2ptrain.net.framing import (
 )
 from p2ptrain.net.inbox import PEERS_REMEMBERED_MAX, Inbox
 from p2ptrain.net.outbox import Outbox
-from p2ptrain.net.transport import Disconnected, Frame
+from p2ptrain.net.transport import Bounds, Disconnected, Frame
 from p2ptrain.wire.limits import FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, REASON_BYTES_MAX
 from p2ptrain.wire.peer_id import PeerId
 
@@ -100,7 +102,7 @@ def test_a_reason_cannot_write_to_the_terminal() -> None:
 
 
 def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
-    budget = ByteBudget(rate_bytes_per_s=10, burst_bytes=100, now=5.0)
+    budget = Budget(rate_per_s=10, burst=100, now=5.0)
     assert budget.spend(100, 5.0)
     assert not budget.spend(1, 5.0)
     assert budget.spend(10, 6.0)
@@ -110,7 +112,7 @@ def test_a_budget_lets_a_burst_through_and_then_its_rate() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10)), max_size=30))
 def test_no_pattern_of_spending_beats_burst_and_rate(steps: list[tuple[int, float]]) -> None:
-    budget = ByteBudget(rate_bytes_per_s=3, burst_bytes=40, now=0.0)
+    budget = Budget(rate_per_s=3, burst=40, now=0.0)
     now = spent = 0.0
     for amount, pause_s in steps:
         now += pause_s
@@ -119,11 +121,24 @@ def test_no_pattern_of_spending_beats_burst_and_rate(steps: list[tuple[int, floa
     assert spent <= 40 + 3 * now + 1e-6
 
 
+@given(st.integers(1, 40), st.lists(st.integers(0, 39), max_size=200))
+def test_a_pool_leaves_room_for_whoever_comes_next(count: int, turns: list[int]) -> None:
+    pool, held = Pool(10_000), [0] * 41
+    for turn in turns:
+        if pool.has_room(held[turn % count], 300):
+            held[turn % count] += 300
+            pool.taken_bytes += 300
+        assert sum(held) <= 10_000
+    greediest = max(held)
+    assert greediest <= 5_000
+    assert pool.free_bytes >= greediest  # so the next one can come as far as this one
+
+
 # --- outboxes and inboxes --------------------------------------------------------------------
 
 
 async def test_an_outbox_is_bounded_and_empties_in_order() -> None:
-    outbox = Outbox(2 * (10 + FRAME_OVERHEAD_BYTES))
+    outbox = Outbox(2 * (10 + FRAME_OVERHEAD_BYTES), Pool(FRAME_BYTES_MAX))
     first, second = RawFrame(Kind.DATA, b"a" * 10), RawFrame(Kind.DATA, b"b" * 10)
     assert outbox.put(first)
     assert outbox.put(second)
@@ -138,12 +153,12 @@ async def test_an_outbox_is_bounded_and_empties_in_order() -> None:
 
 
 async def test_empty_frames_fill_an_outbox_too() -> None:
-    outbox = Outbox(10 * FRAME_OVERHEAD_BYTES)
+    outbox = Outbox(10 * FRAME_OVERHEAD_BYTES, Pool(FRAME_BYTES_MAX))
     assert sum(outbox.put(RawFrame(Kind.DATA, b"")) for _ in range(100)) == 10
 
 
 async def test_an_inbox_charges_each_peer_for_what_waits() -> None:
-    inbox = Inbox(1000)
+    inbox = Inbox(Bounds(inbox_bytes_per_peer_max=1000))
     other = PeerId("other")
     inbox.put(Frame(PEER, bytes(700), bulk=True))
     assert not inbox.is_full_of(PEER)
@@ -157,10 +172,55 @@ async def test_an_inbox_charges_each_peer_for_what_waits() -> None:
 
 
 async def test_an_inbox_forgets_old_peers_but_never_what_waits() -> None:
-    inbox = Inbox(FRAME_BYTES_MAX)
+    inbox = Inbox(Bounds())
     inbox.put(Disconnected(PEER, "the first"))
     for number in range(2 * PEERS_REMEMBERED_MAX):
         inbox.meter(PeerId(str(number)))
     assert len(inbox.meters) <= PEERS_REMEMBERED_MAX
     assert await inbox.take() == Disconnected(PEER, "the first")
     assert inbox.meter(PEER).inbox_bytes == 0
+
+
+async def test_outboxes_share_a_pool_and_give_it_back() -> None:
+    pool = Pool(10 * FRAME_OVERHEAD_BYTES)
+    first, second = Outbox(1 << 20, pool), Outbox(1 << 20, pool)
+    assert sum(first.put(RawFrame(Kind.DATA, b"")) for _ in range(100)) == 5
+    assert sum(second.put(RawFrame(Kind.DATA, b"")) for _ in range(100)) == 2
+    first.drop_all()
+    assert first.queued_bytes == 0
+    assert pool.taken_bytes == second.queued_bytes
+    assert second.put(RawFrame(Kind.DATA, b""))
+
+
+async def test_an_inbox_is_bounded_for_all_peers_together() -> None:
+    inbox = Inbox(Bounds(inbox_bytes_max=1000 * FRAME_OVERHEAD_BYTES))
+    peers = [PeerId(str(number)) for number in range(20)]
+    for _ in range(100):
+        for peer in peers:
+            if not inbox.is_full_of(peer):
+                inbox.put(Frame(peer, b"", bulk=False))
+    waiting = [inbox.meter(peer).inbox_bytes for peer in peers]
+    assert sum(waiting) <= 1000 * FRAME_OVERHEAD_BYTES
+    assert min(waiting) >= 40 * FRAME_OVERHEAD_BYTES
+    newcomer = PeerId("newcomer")
+    inbox.put(Frame(newcomer, b"", bulk=False))
+    assert not inbox.is_full_of(newcomer)
+
+
+async def test_whoever_waits_for_room_goes_on_when_there_is_some(autojump_clock: MockClock) -> None:
+    inbox = Inbox(Bounds(inbox_bytes_per_peer_max=1000))
+    for _ in range(2):
+        inbox.put(Frame(PEER, bytes(700), bulk=True))
+    went_on: list[float] = []
+
+    async def wait() -> None:
+        await inbox.wait_for_room(PEER, 1.0)
+        went_on.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert not went_on
+        await inbox.take()
+        await wait_all_tasks_blocked()
+        assert went_on

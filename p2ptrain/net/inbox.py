@@ -1,25 +1,35 @@
-"""Events that wait to be received, and what each peer has there.
+"""Events that wait to be received, and what each peer has there and may still send.
 
 A peer's frames and comings and goings are charged to it, over all its connections, until they are
-taken out: who sends faster than this peer works costs us INBOX_BYTES_PER_PEER_MAX and no more.
+taken out. Who sends faster than this peer works finds its lanes unread for a moment (see
+session.py), and then its connection ended: it costs us its share of the inbox and no more.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
-from p2ptrain.net.transport import Connected, Event, Frame
+from p2ptrain.net.budget import Budget, Pool
+from p2ptrain.net.transport import Bounds, Connected, Event, Frame
 from p2ptrain.wire.limits import FRAME_OVERHEAD_BYTES
 from p2ptrain.wire.peer_id import PeerId
 
-PEERS_REMEMBERED_MAX = 1024  # figures of peers that have left; some 200 bytes each
+PEERS_REMEMBERED_MAX = 1024  # figures of peers that have left; some 500 bytes each
+TAKEN_AT_ONCE_MAX = 16  # events between two moments in which all other tasks get their turn
 
 
 @dataclass(slots=True)
 class Meter:
-    """Counts for one peer over all its connections (transport.PeerStatistics has the units)."""
+    """Counts for one peer over all its connections (transport.PeerStatistics has the units).
 
+    bytes_budget, frames_budget, greetings_budget   what it may still send, and how often come;
+    they outlive its connections, or coming back would buy a new one
+    """
+
+    bytes_budget: Budget
+    frames_budget: Budget
+    greetings_budget: Budget
     bytes_sent: int = 0
     bytes_received: int = 0
     frames_sent: int = 0
@@ -27,16 +37,19 @@ class Meter:
     past_connected_s: float = 0.0
     rtt_s: float | None = None
     inbox_bytes: int = 0
+    drained: trio.Event = field(default_factory=trio.Event)  # set, made anew, when one is taken
 
 
 class Inbox:
-    """A queue of events in order, bounded for each peer. Anyone puts, one task takes."""
+    """A queue of events in order, bounded for each peer and for all. Many put, one task takes."""
 
-    def __init__(self, bytes_per_peer_max: int) -> None:
-        """Hold at most bytes_per_peer_max of one peer, FRAME_OVERHEAD_BYTES an event included."""
-        self._bytes_max = bytes_per_peer_max
+    def __init__(self, bounds: Bounds) -> None:
+        """Hold inbox_bytes_per_peer_max of one peer, FRAME_OVERHEAD_BYTES an event included."""
+        self._bounds = bounds
+        self._pool = Pool(bounds.inbox_bytes_max)
         self._events: deque[Event] = deque()
         self._filled = trio.Event()
+        self._taken_in_a_row = 0
         self.meters: dict[PeerId, Meter] = {}
 
     def meter(self, peer: PeerId) -> Meter:
@@ -44,29 +57,63 @@ class Inbox:
         if peer not in self.meters:
             if len(self.meters) >= PEERS_REMEMBERED_MAX:
                 self._forget_one()
-            self.meters[peer] = Meter()
+            self.meters[peer] = self._new_meter()
         return self.meters[peer]
 
-    def is_full_of(self, peer: PeerId) -> bool:
-        """Whether the peer has used up its share."""
+    def _new_meter(self) -> Meter:
+        bounds, now = self._bounds, trio.current_time()
+        return Meter(
+            Budget(
+                rate_per_s=bounds.bytes_per_peer_per_s, burst=bounds.bytes_per_peer_burst, now=now
+            ),
+            Budget(
+                rate_per_s=bounds.frames_per_peer_per_s, burst=bounds.frames_per_peer_burst, now=now
+            ),
+            Budget(
+                rate_per_s=bounds.greetings_per_peer_per_s,
+                burst=bounds.greetings_per_peer_burst,
+                now=now,
+            ),
+        )
+
+    def is_full_of(self, peer: PeerId, share: float = 1.0) -> bool:
+        """Whether the peer has used up its share, or a part of it."""
         meter = self.meters.get(peer)
-        return meter is not None and meter.inbox_bytes >= self._bytes_max
+        if meter is None or not meter.inbox_bytes:
+            return False
+        bound = min(self._bounds.inbox_bytes_per_peer_max, self._pool.free_bytes)
+        return meter.inbox_bytes >= share * bound
+
+    async def wait_for_room(self, peer: PeerId, share: float) -> None:
+        """Return when the peer's share is not full any more."""
+        while self.is_full_of(peer, share):
+            await self.meter(peer).drained.wait()
 
     def put(self, event: Event) -> None:
         """Add an event and charge it to its peer, over the bound or not (see is_full_of)."""
-        self.meter(event.peer).inbox_bytes += _cost_bytes(event)
+        self._charge(self.meter(event.peer), _cost_bytes(event))
         self._events.append(event)
         self._filled.set()
 
     async def take(self) -> Event:
         """The oldest event; waits for one."""
-        await trio.lowlevel.checkpoint()  # a flood of events must not starve the other tasks
+        self._taken_in_a_row += 1
+        if self._taken_in_a_row >= TAKEN_AT_ONCE_MAX:  # a flood must not starve the other tasks
+            self._taken_in_a_row = 0
+            await trio.lowlevel.checkpoint()
         while not self._events:
             self._filled = trio.Event()
             await self._filled.wait()
         event = self._events.popleft()
-        self.meter(event.peer).inbox_bytes -= _cost_bytes(event)
+        meter = self.meter(event.peer)
+        self._charge(meter, -_cost_bytes(event))
+        drained, meter.drained = meter.drained, trio.Event()
+        drained.set()
         return event
+
+    def _charge(self, meter: Meter, cost_bytes: int) -> None:
+        meter.inbox_bytes += cost_bytes
+        self._pool.taken_bytes += cost_bytes
 
     def _forget_one(self) -> None:
         # The oldest with nothing to lose; one that is connected would only lose its counts.

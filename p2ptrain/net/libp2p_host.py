@@ -1,5 +1,5 @@
 """The transport over libp2p: TCP, Noise, Yamux. With
-libp2p_yamux.py the only module that imports libp2p.
+libp2p_yamux.py and libp2p_door.py the only module that imports libp2p.
 
 py-libp2p 0.8.1 is good at what we ask of it when it is asked in one particular way; each setting
 below was measured, or is the way around a bug, and is written down once, here:
@@ -16,6 +16,7 @@ below was measured, or is the way around a bug, and is written down once, here:
   same port would take half the calls of the first: the port is tried first without;
 - close() must be called before its run() ends, or its listeners stay for ever;
 - its Yamux can be flooded and can lock up: libp2p_yamux.py has our own;
+- a call that it has answered takes one of 300 places for ever: libp2p_door.py answers instead;
 - dead peers are noticed by session.py, and a connection that does not close in time loses its
   socket.
 
@@ -45,10 +46,11 @@ from multiaddr import Multiaddr
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.net.identity import Identity
+from p2ptrain.net.libp2p_door import Door
 from p2ptrain.net.libp2p_yamux import CONNECTION_ERRORS, BoundedYamux
 from p2ptrain.net.link import Link, LinkBroken
 from p2ptrain.net.switchboard import Switchboard
-from p2ptrain.net.transport import Etiquette
+from p2ptrain.net.transport import Bounds, Etiquette
 from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.wire.limits import HANDSHAKE_TIMEOUT_S
 from p2ptrain.wire.peer_id import PeerId, peer_id_in, public_key_of
@@ -76,7 +78,10 @@ async def open_host(
     """
     addresses = [concrete for address in listen for concrete in _concrete(address)]
     with lone_exception():
-        async with running_host(identity, addresses) as host, trio.open_nursery() as nursery:
+        async with (
+            running_host(identity, addresses, etiquette.bounds) as host,
+            trio.open_nursery() as nursery,
+        ):
             dialler = Dialler(host)
             switchboard = Switchboard(identity.peer_id, etiquette, dialler.connect, nursery)
             answerer = _Answerer(switchboard)
@@ -92,9 +97,12 @@ async def open_host(
 
 
 @asynccontextmanager
-async def running_host(identity: Identity, addresses: Sequence[Multiaddr]) -> AsyncIterator[Any]:
+async def running_host(
+    identity: Identity, addresses: Sequence[Multiaddr], bounds: Bounds | None = None
+) -> AsyncIterator[Any]:
     """A libp2p host with our settings that listens on concrete addresses while the block runs."""
     host = _new_host(identity)
+    host.door = Door(host.get_network(), bounds or Bounds())
     async with host.run(listen_addrs=addresses):
         try:
             listening = {str(address) for address in host.get_transport_addrs()}
@@ -257,6 +265,7 @@ class _Answerer:
         pair.streams[protocol] = stream
         if len(pair.streams) == 2:
             pair.complete.set()
+            connection.muxed_conn.in_use.set()
         try:
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 await pair.complete.wait()

@@ -1,8 +1,10 @@
 """One connection to one peer, from the hellos to the end: five tasks around two lanes.
 
-    reader  (each lane)   drains the lane always, whatever we do with the frames: a libp2p stream
-                          whose reader pauses for 5 s is lost. What comes too fast costs the sender
-                          its connection, not us our memory.
+    reader  (each lane)   drains the lane, whatever we do with the frames: a libp2p stream whose
+                          reader pauses for 5 s is lost. While the peer's share of the inbox is full
+                          (the half of it, for the bulk lane) it pauses, for PAUSE_S_MAX at the
+                          most: what comes too fast for longer costs the sender its connection, not
+                          us our memory.
     writer  (each lane)   empties the lane's outbox. Only this task waits for the peer.
     watcher               pings, and ends the connection if the peer is silent or does not read:
                           neither TCP nor py-libp2p notices a dead peer for an hour.
@@ -10,11 +12,9 @@
 Whichever task finds the end calls end() with the reason; the first reason stands.
 """
 
-from collections.abc import Callable
-
 import trio
 
-from p2ptrain.net.budget import ByteBudget
+from p2ptrain.net.budget import Pool
 from p2ptrain.net.framing import (
     HEADER_BYTES,
     FrameDecoder,
@@ -25,51 +25,45 @@ from p2ptrain.net.framing import (
     encode_reason,
     header_of,
 )
-from p2ptrain.net.inbox import Meter
+from p2ptrain.net.inbox import Inbox
 from p2ptrain.net.link import Lane, Link, LinkBroken
 from p2ptrain.net.outbox import Outbox
-from p2ptrain.net.transport import Bounds
+from p2ptrain.net.transport import Bounds, Frame
 
 # A Yamux header and 65507 bytes fill exactly one Noise message; 65536 would take three
 # (measured: 363 against 84 MB/s).
 WRITE_BYTES = 65_507
+BUDGET_RULE = "transport 5"
+BULK_SHARE = 0.5  # of a peer's share of the inbox: a flood of data must not silence its votes
 
 
 class Session:
     """Frames to and from one connected peer. run() is its life."""
 
     def __init__(
-        self,
-        link: Link,
-        decoder: FrameDecoder,
-        bounds: Bounds,
-        meter: Meter,
-        deliver: "Callable[[Session, bytes, bool], None]",
+        self, link: Link, decoder: FrameDecoder, bounds: Bounds, inbox: Inbox, pool: Pool
     ) -> None:
         """Take over a greeted link.
 
         decoder   what the control lane has sent after its hello, if anything
-        deliver   called with (itself, payload, bulk) for each frame; must not wait
+        inbox     where its frames go
+        pool      what all outboxes share
         """
         self.link = link
-        self.meter = meter
+        self.meter = inbox.meter(link.peer)
         self.reason: str | None = None  # why it ended, once it has
+        self.rule: str | None = None  # which rule the peer broke by that, if it did
         self.started_at = trio.current_time()
-        self.control = Outbox(bounds.outbox_control_bytes_max)
-        self.bulk = Outbox(bounds.outbox_bulk_bytes_max)
+        self.control = Outbox(bounds.outbox_control_bytes_max, pool)
+        self.bulk = Outbox(bounds.outbox_bulk_bytes_max, pool)
         self._decoder = decoder
         self._bounds = bounds
-        self._deliver = deliver
+        self._inbox = inbox
         self._scope = trio.CancelScope()
         self._over = trio.Event()
         self._leaving: str | None = None  # our own reason, once a goodbye is queued
         self._heard_at = self.started_at
         self._ping_at: float | None = None  # when the ping under way was sent
-        self._budget = ByteBudget(
-            rate_bytes_per_s=bounds.bytes_per_peer_per_s,
-            burst_bytes=bounds.bytes_per_peer_burst,
-            now=self.started_at,
-        )
 
     @property
     def quiet_s(self) -> float:
@@ -81,10 +75,11 @@ class Session:
         """What waits to be sent, both lanes."""
         return self.control.queued_bytes + self.bulk.queued_bytes
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, rule: str | None = None) -> None:
         """Stop at once. Only the first reason counts, and our own goodbye before any."""
         if self.reason is None:
             self.reason = self._leaving or reason
+            self.rule = rule
             self._scope.cancel()
 
     async def leave(self, reason: str) -> None:
@@ -109,33 +104,49 @@ class Session:
                     nursery.start_soon(self._watch)
         finally:
             self.end("this peer is stopping")
+            self.control.drop_all()
+            self.bulk.drop_all()
             with trio.CancelScope(shield=True):  # links bound the time that closing takes
                 await self.link.close()
             self._over.set()
 
     async def _read(self, lane: Lane, decoder: FrameDecoder, bulk: bool) -> None:
+        share = BULK_SHARE if bulk else 1.0
         try:
             while True:
                 while frame := decoder.next_frame():
                     self._take(frame, bulk)
+                    if self.reason is not None:
+                        return
+                    if self._inbox.is_full_of(self.link.peer, share):
+                        await self._pause(share)
                 data = await lane.receive_some()
                 if not data:
                     return self.end("it closed the connection")
                 self._heard_at = trio.current_time()
-                if not self._budget.spend(len(data), self._heard_at):
-                    return self.end("it sent more than its budget of bytes")
+                if not self.meter.bytes_budget.spend(len(data), self._heard_at):
+                    return self.end("it sent more than its budget of bytes", BUDGET_RULE)
                 decoder.feed(data)
         except FramingError as error:
-            self.end(f"it broke transport 2: {error}")
+            self.end(f"it broke transport 2: {error}", "transport 2")
         except LinkBroken as error:
             self.end(str(error))
 
+    async def _pause(self, share: float) -> None:
+        """Leave a lane unread while we have enough of its peer, but not for ever."""
+        with trio.move_on_after(self._bounds.pause_s_max) as pause:
+            await self._inbox.wait_for_room(self.link.peer, share)
+        if pause.cancelled_caught:
+            self.end("it sends faster than this peer works", BUDGET_RULE)
+            await trio.sleep_forever()  # which end() has cancelled
+
     def _take(self, frame: RawFrame, bulk: bool) -> None:
+        if not self.meter.frames_budget.spend(1, trio.current_time()):
+            return self.end("it sent more than its budget of frames", BUDGET_RULE)
         if frame.kind is Kind.DATA:
             self.meter.bytes_received += len(frame.payload)
             self.meter.frames_received += 1
-            if self.reason is None:
-                self._deliver(self, frame.payload, bulk)
+            self._inbox.put(Frame(self.link.peer, frame.payload, bulk))
         elif bulk:
             raise FramingError(f"{frame.kind.name} frame on the bulk lane")
         elif frame.kind is Kind.PING:

@@ -24,6 +24,7 @@ from math import inf
 
 import trio
 
+from p2ptrain.net.budget import Pool
 from p2ptrain.net.framing import (
     FrameDecoder,
     FramingError,
@@ -35,13 +36,12 @@ from p2ptrain.net.framing import (
 )
 from p2ptrain.net.inbox import Inbox
 from p2ptrain.net.link import Lane, Link, LinkBroken
-from p2ptrain.net.session import Session
+from p2ptrain.net.session import BULK_SHARE, Session
 from p2ptrain.net.transport import (
     Connected,
     Disconnected,
     Etiquette,
     Event,
-    Frame,
     PeerRefused,
     PeerStatistics,
     PeerUnreachable,
@@ -72,7 +72,8 @@ class Switchboard:
         self._connect = connect
         self._nursery = nursery
         self._sessions: dict[PeerId, Session] = {}
-        self._inbox = Inbox(self._bounds.inbox_bytes_per_peer_max)
+        self._inbox = Inbox(self._bounds)
+        self._outboxes = Pool(self._bounds.outbox_bytes_max)
         self._registered = trio.Event()  # set, and made anew, when a peer is connected
         self._hello_sent: set[PeerId] = set()  # on links that we dialled, not yet answered
         self._dialling: dict[PeerId, trio.Lock] = {}
@@ -115,6 +116,11 @@ class Switchboard:
         session = self._sessions.get(peer)
         if session is not None:
             await session.leave(reason)
+
+    def waiting_bytes(self, peer: PeerId) -> int:
+        """What waits in a peer's outbox, both lanes."""
+        session = self._sessions.get(peer)
+        return 0 if session is None else session.outbox_bytes
 
     def statistics(self) -> Mapping[PeerId, PeerStatistics]:
         """Figures for every peer that was connected at some time."""
@@ -212,7 +218,10 @@ class Switchboard:
             if link.peer in self._hello_sent and self.me < link.peer:
                 await self._hang_up(link, encode_frame(Kind.DUPLICATE))
                 return None
-            if refusal := self._refusal_of(link.peer, payload):
+            refusal = self._refusal_of(link.peer, payload)
+            if refusal is None and not self._may_greet_again(link.peer):
+                refusal = "you connect too often: wait a while between two attempts"
+            if refusal is not None:
                 await self._hang_up(link, encode_frame(Kind.REFUSED, encode_reason(refusal)))
                 return None
             session = self._register(link, payload, decoder)
@@ -221,12 +230,15 @@ class Switchboard:
         finally:
             self._greetings -= 1
 
+    def _may_greet_again(self, peer: PeerId) -> bool:
+        return self._inbox.meter(peer).greetings_budget.spend(1, trio.current_time())
+
     def _refusal_of(self, peer: PeerId, hello: bytes) -> str | None:
         if self._leaving:
             return "this peer is stopping"
         if peer not in self._sessions and len(self._sessions) >= self._bounds.connections_max:
             return f"this peer has all its {self._bounds.connections_max} connections"
-        if self._inbox.is_full_of(peer):
+        if self._inbox.is_full_of(peer, BULK_SHARE):
             return "this peer is still busy with what you sent before"
         return self._etiquette.judge_hello(peer, hello)
 
@@ -244,8 +256,7 @@ class Switchboard:
         if old := self._sessions.get(link.peer):
             old.end("it made a new connection")
             self._forget(old)
-        meter = self._inbox.meter(link.peer)
-        session = Session(link, decoder, self._bounds, meter, self._deliver)
+        session = Session(link, decoder, self._bounds, self._inbox, self._outboxes)
         self._sessions[link.peer] = session
         self._inbox.put(Connected(link.peer, hello, link.address, link.outgoing))
         self._registered.set()
@@ -264,12 +275,8 @@ class Switchboard:
         if self._sessions.get(peer) is session:
             del self._sessions[peer]
             session.meter.past_connected_s += trio.current_time() - session.started_at
-            self._inbox.put(Disconnected(peer, session.reason or "the connection ended"))
-
-    def _deliver(self, session: Session, payload: bytes, bulk: bool) -> None:
-        self._inbox.put(Frame(session.link.peer, payload, bulk))
-        if self._inbox.is_full_of(session.link.peer):
-            session.end("it sends faster than this peer works")
+            reason = session.reason or "the connection ended"
+            self._inbox.put(Disconnected(peer, reason, session.rule))
 
     def _statistics_of(self, peer: PeerId) -> PeerStatistics:
         meter = self._inbox.meters[peer]

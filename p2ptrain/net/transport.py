@@ -70,12 +70,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection is gone. reason is one sentence; no event of the peer follows, unless it
-    connects again.
+    """The connection is gone; no event of the peer follows, unless it connects again.
+
+    reason   one sentence
+    rule     the section of protocol/ that the peer broke, "transport 5"; None: it broke none
     """
 
     peer: PeerId
     reason: str
+    rule: str | None = None
 
 
 Event = Connected | Frame | Disconnected
@@ -114,9 +117,20 @@ class Bounds:
     greetings_max: int = limits.GREETINGS_MAX
     outbox_control_bytes_max: int = limits.OUTBOX_CONTROL_BYTES_MAX
     outbox_bulk_bytes_max: int = limits.OUTBOX_BULK_BYTES_MAX
+    outbox_bytes_max: int = limits.OUTBOX_BYTES_MAX
     inbox_bytes_per_peer_max: int = limits.INBOX_BYTES_PER_PEER_MAX
+    inbox_bytes_max: int = limits.INBOX_BYTES_MAX
     bytes_per_peer_per_s: float = limits.BYTES_PER_PEER_PER_S
     bytes_per_peer_burst: float = limits.BYTES_PER_PEER_BURST
+    frames_per_peer_per_s: float = limits.FRAMES_PER_PEER_PER_S
+    frames_per_peer_burst: float = limits.FRAMES_PER_PEER_BURST
+    greetings_per_peer_per_s: float = limits.GREETINGS_PER_PEER_PER_S
+    greetings_per_peer_burst: float = limits.GREETINGS_PER_PEER_BURST
+    knocks_per_address_per_s: float = limits.KNOCKS_PER_ADDRESS_PER_S
+    knocks_per_address_burst: float = limits.KNOCKS_PER_ADDRESS_BURST
+    knocking_per_address_max: int = limits.KNOCKING_PER_ADDRESS_MAX
+    connections_per_address_max: int = limits.CONNECTIONS_PER_ADDRESS_MAX
+    pause_s_max: float = limits.PAUSE_S_MAX
     handshake_timeout_s: float = limits.HANDSHAKE_TIMEOUT_S
     ping_interval_s: float = limits.PING_INTERVAL_S
     ping_timeout_s: float = limits.PING_TIMEOUT_S
@@ -179,6 +193,10 @@ class Transport(Protocol):
         Returns when it is over, within GOODBYE_TIMEOUT_S; both sides see Disconnected. Does
         nothing if the peer is not connected.
         """
+        ...
+
+    def waiting_bytes(self, peer: PeerId) -> int:
+        """What waits in a peer's outbox, both lanes; 0 if it is not connected."""
         ...
 
     def statistics(self) -> Mapping[PeerId, PeerStatistics]:
