@@ -32,7 +32,7 @@ GREETINGS_MAX = 32  # strangers in the middle of a handshake: each costs a key e
 FRAME_OVERHEAD_BYTES = 256  # what an empty frame costs us in memory; it is charged as such
 OUTBOX_CONTROL_BYTES_MAX = 1 << 23  # votes and proposals of many views; more means a dead reader
 OUTBOX_BULK_BYTES_MAX = 1 << 26  # 64 chunks: half a second of a gigabit link
-INBOX_BYTES_PER_PEER_MAX = 1 << 26  # as much as an honest peer's bulk outbox can hold at once
+INBOX_BYTES_PER_PEER_MAX = 1 << 25  # half of INBOX_BYTES_MAX, which is what one alone can get
 BYTES_PER_PEER_PER_S = 1 << 27  # what a gigabit link carries; faster for long is a flood
 BYTES_PER_PEER_BURST = 1 << 30  # a whole model or data set on loopback may come faster
 HANDSHAKE_TIMEOUT_S = 10.0  # 4 round trips; a satellite link needs about 3 s
@@ -41,6 +41,35 @@ PING_TIMEOUT_S = 20.0  # four pings in silence; an overloaded laptop may pause f
 WRITE_TIMEOUT_S = 20.0  # 64 KiB in 20 s is 26 kbit/s: slower links cannot train
 DRAIN_TIMEOUT_S = 60.0  # a full outbox must empty by half: 32 MiB in 60 s is 4.5 Mbit/s
 GOODBYE_TIMEOUT_S = 1.0  # for the last words to arrive; then the line is cut
+
+# What one peer may cost, and all together (protocol/transport.md section 5). The largest honest use
+# is a contribution of SHARDS_MAX shards, all of it at once, and an asker with 8 answers on the way.
+FRAMES_PER_PEER_PER_S = 2000  # a contribution of 2000 shards each second; 10 % of a core at most
+FRAMES_PER_PEER_BURST = 4 * SHARDS_MAX  # one contribution, relayed for three that lost theirs
+INBOX_BYTES_MAX = 1 << 26  # of all peers: one alone gets half of it, 128 of them 512 KiB each
+OUTBOX_BYTES_MAX = 1 << 28  # likewise: 63 voters are sent 4 MiB each at once, or 3 of them 64
+UNREAD_BYTES_MAX = 1 << 26  # in Yamux, of all connections, where one has more than the next line
+UNREAD_BYTES_FREE = 1 << 20  # what a lane is read by at once: readers that keep up hold no more
+WINDOW_BYTES_MAX = 1 << 22  # a Yamux stream's: 40 MB/s to a peer 100 ms away
+PAUSE_S_MAX = 2.0  # a lane is not read while its peer's share is full; libp2p gives up after 5
+GREETINGS_PER_PEER_PER_S = 0.5  # honest peers dial again after 0.5, 1, 2, 4 s and ever slower
+GREETINGS_PER_PEER_BURST = 16  # restarts, networks that come and go, two that dial at once
+KNOCKS_PER_ADDRESS_PER_S = 20  # TCP connections from one address: a key exchange takes 5 ms
+KNOCKS_PER_ADDRESS_BURST = 256  # a whole roster behind one router, dialling at once, four times
+KNOCKING_PER_ADDRESS_MAX = 16  # of one address before they are greeted; half of all GREETINGS_MAX
+CONNECTIONS_PER_ADDRESS_MAX = ROSTER_MAX  # a roster behind one router; half of all places
+ADDRESSES_REMEMBERED = 4096  # addresses whose knocks are counted; 200 bytes each
+STREAMS_MAX = 32  # that a peer may open on one connection: our two, and those of libp2p itself
+SERVED_BYTES_WAITING_MAX = 1 << 24  # answers in an outbox: 8 of 1 MiB honestly, and some pieces
+SERVED_BYTES_PER_S = 1 << 27  # to one peer, each asking by 50 bytes: what a gigabit link carries
+SERVED_BYTES_BURST = 1 << 30  # as BYTES_PER_PEER_BURST: an honest asker takes no more than it may
+STATE_READS_PER_S = 0.1  # of states that are not in memory: a joiner needs one, and it stays there
+STATE_READS_BURST = 8  # as many as there are checkpoints to choose from, twice
+STATES_CACHED_BYTES = 1 << 26  # all states that can be asked for, if they are small; else two
+SIGNATURES_PER_PEER_PER_S = 1000  # 0.1 ms each; a certificate of 64 voters each 64 ms
+SIGNATURES_PER_PEER_BURST = 1 << 14  # pages of headers while catching up: 8 of 2048
+STEPS_PER_PEER_MAX = 1024  # a peer's messages that wait for one machine; its answers are 8
+STEPS_BYTES_MAX = 1 << 25  # bytes of all messages that wait for one machine
 
 # --- messages ------------------------------------------------------------------------------
 SIGNATURE_BYTES = 64  # Ed25519
