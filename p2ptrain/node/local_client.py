@@ -35,22 +35,29 @@ def ask(folder: Path, request: str, timeout_s: float = ASK_TIMEOUT_S) -> Any:
     with _connected(folder, until) as connection:
         try:
             connection.sendall(api_line({"api": API_VERSION, "request": request}))
-            answer = dict(json.loads(_received_line(connection, until)))
+            answer = _checked(json.loads(_received_line(connection, until)), request)
         except TimeoutError:
             raise NodeSilent(
                 f"the node ({_holder(folder)}) does not answer within {timeout_s:g} s: it is "
                 "frozen, or this machine is overloaded.\n"
                 "Look what it does (ps, top), wait, or stop it (kill)"
             ) from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise NodeSilent(
                 f"the node ({_holder(folder)}) gave no whole answer: {error}.\n"
                 "It may have just ended; try again"
             ) from None
-    if request not in answer:
-        refusal = answer.get("error", {})
-        raise ApiError(str(refusal.get("code")), f"the node refuses: {refusal.get('text')}")
-    return answer[request]
+    return answer
+
+
+def _checked(answer: object, request: str) -> Any:
+    """The part of an answer that was asked for. Raises ApiError, ValueError."""
+    if isinstance(answer, dict):
+        if request in answer:
+            return answer[request]
+        if isinstance(refusal := answer.get("error"), dict):
+            raise ApiError(str(refusal.get("code")), f"the node refuses: {refusal.get('text')}")
+    raise ValueError("it is no answer to what was asked")
 
 
 @contextmanager
