@@ -129,6 +129,7 @@ class Peers:
     swarm: str | None = None
     strikes: dict[PeerId, int] = field(default_factory=dict)
     note: Callable[[Note], None] = _remember_nothing
+    dial_timeout_s: float = DIAL_TIMEOUT_S
     hellos: dict[PeerId, Hello] = field(default_factory=dict)
     _dialling: Dialling = field(default_factory=Dialling)
     _via_loopback: dict[PeerId, bool] = field(default_factory=dict)  # of those in hellos
@@ -376,7 +377,7 @@ class Peers:
             if dial.peer in self.hellos:
                 return True
             try:
-                await self.transport.dial(address.text, DIAL_TIMEOUT_S)
+                await self.transport.dial(address.text, self.dial_timeout_s)
             except PeerRefused as error:
                 self._dialling.failed(dial, address, error.why, refused=True)
                 self.telemetry.report("refused", address=address.text, reason=error.why)
