@@ -23,9 +23,11 @@ from p2ptrain.config_local import NodeConfig, SwarmLink
 from p2ptrain.net.identity import load_or_create
 from p2ptrain.node.following import Following
 from p2ptrain.node.node import JoinOptions, Node, open_node
+from p2ptrain.node.observed import open_status
 from p2ptrain.node.obtain import obtain_data_set, obtain_recipe, obtain_weights
 from p2ptrain.node.replica import Replica
-from p2ptrain.node.run import open_ledger, restore, settings_of
+from p2ptrain.node.restoring import open_ledger, restore
+from p2ptrain.node.run import settings_of
 from p2ptrain.node.signals import StopNow, stop_on_signals
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.blocks import BlockStore
@@ -42,6 +44,7 @@ from p2ptrain.wire.peer_id import PeerId
 
 ASK_EVERY_S = 1.0  # what a mirror may miss if all trainers vanish at once
 TOLD_EVERY_S = 2.0
+SERVED_BYTES_TOLD = 100_000  # questions and pings alone are no news
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,14 @@ class MirrorOptions:
     peers   full multiaddrs to dial, beside those of the link
     data    whether to hold the data set too: without it nobody can go on with the run
     once    end as soon as there is nothing more to fetch, rather than stay and serve
+    mdns    announce it on the local network, and look for others there
     """
 
     listen: tuple[str, ...] = JoinOptions().listen
     peers: tuple[str, ...] = ()
     data: bool = True
     once: bool = False
+    mdns: bool = False
 
 
 def mirror_run(
@@ -79,11 +84,13 @@ async def _mirror(
 ) -> None:
     identity = load_or_create(config.identity_path)
     blocks = BlockStore(config.blocks_path)
-    dialled = JoinOptions(listen=options.listen, peers=options.peers)
+    dialled = JoinOptions(listen=options.listen, peers=options.peers, mdns=options.mdns)
     async with (
+        open_status(config, "seed run", identity.peer_id, telemetry) as observed,
         open_node(config, identity, blocks, [link.swarm_id], dialled, telemetry) as node,
         trio.open_nursery() as nursery,
     ):
+        observed.node = node
         node.peers.swarm = link.swarm_id
         nursery.start_soon(stop_on_signals, node.stop)
         nursery.start_soon(_stop_when_asked, node, nursery.cancel_scope)
@@ -101,6 +108,7 @@ async def _mirror(
         if options.data:
             await obtain_data_set(node, recipe)
         async with _following(nursery, node, recipe, Replica(recipe, weights)) as mirror:
+            telemetry.report("phase", phase="following the run")
             await mirror.keep(once=options.once)
         node.peers.broadcast(Goodbye("this mirror stops"))
         nursery.cancel_scope.cancel()
@@ -194,7 +202,7 @@ class Mirror(Following[Replica]):
         statistics = self.peers.transport.statistics().values()
         sent = sum(each.bytes_sent for each in statistics)
         tip, now = self.state.history.tip, trio.current_time()
-        news = (self.state.block, len(self.peers.connected), sent)
+        news = (self.state.block, len(self.peers.connected), sent // SERVED_BYTES_TOLD)
         if news == self._told or (now - self._told_s < TOLD_EVERY_S and not at_once):
             return
         self._told, self._told_s = news, now
