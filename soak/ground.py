@@ -99,12 +99,22 @@ class Ground:
         """Wait for a condition; seconds that it took. Raises SoakFailed after limit_s."""
         began = trio.current_time()
         with trio.move_on_after(limit_s) as timer:
-            await self.swarm.wait_until(lambda: condition() or bool(self.record.wrong))
-        if self.record.wrong:
-            raise SoakFailed("; ".join(self.record.wrong))
+            await self.swarm.wait_until(lambda: condition() or bool(self._wrong()))
+        if wrong := self._wrong():
+            raise SoakFailed("\n".join(wrong))
         if timer.cancelled_caught:
             raise SoakFailed(f"not within {limit_s:.0f} s: {what}\n{self.standing()}")
         return trio.current_time() - began
+
+    def _wrong(self) -> list[str]:
+        """What must never happen and did."""
+        ends = [(name, peer.exit_code, peer.stderr) for name, peer in self.swarm.peers.items()]
+        failed = [
+            f"{name} ended with {code}:\n" + "\n".join(words)
+            for name, code, words in ends
+            if code is not None and code > 0
+        ]
+        return self.record.wrong + failed
 
     def standing(self) -> str:
         """Where everyone is, for people."""

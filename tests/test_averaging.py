@@ -279,6 +279,36 @@ def test_a_restarted_peer_sends_the_same_commit_and_never_votes_twice_in_a_view(
     assert router.peers[victim].machine.context.rounds >= 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_voters_that_all_crash_after_voting_do_not_wait_for_the_deadline_of_that_view(
+    count: int,
+) -> None:
+    router = Router(count)
+    router.rounds_wanted = 1
+    lossy = True
+
+    def lose_votes(sender: PeerId, to: PeerId, message: Message) -> bool:
+        is_vote = isinstance(message, Statement) and isinstance(message.signed.statement, Vote)
+        return not (lossy and is_vote)
+
+    router.spy = lose_votes
+    router.start()
+    if count == 1:
+        router.effects_left = 3  # the contribution, the order to reduce, the vote written down
+    for name in router.names:
+        router.contribute(name)
+    router.run()
+    assert all(p.record and p.record.promised == 1 for p in router.peers.values())
+    assert not any(p.applied for p in router.peers.values())
+    lossy, router.effects_left = False, inf
+    for name in router.names:
+        router.restart(name)
+    router.pass_time(0.5)  # the view's own limit is 10 s
+    assert not router.errors
+    (block,) = {p.applied[0].certificate.block for p in router.peers.values()}
+    assert block in [p.record.last_block for p in router.peers.values() if p.record]
+
+
 def test_what_may_have_been_certified_unseen_is_proposed_again() -> None:
     """Everyone votes in view 1, but no vote arrives; a different set is impossible after that."""
     router = Router(3)

@@ -5,7 +5,7 @@ something. So nothing depends on which message completed a condition, and one pe
 its contribution to its certificate within one input. Each rule returns None if it does not apply.
 
   certify      enough equal votes: make the certificate, send it to all, stand on it
-  alone        a sole voter that may not vote in its view gives it up at once
+  mute         a voter that restarted in a view in which it may not vote gives it up at once
   lost         no quorum is heard, or what must be repeated is held by nobody any more: the
                living gather in one view, and agree on a BRANCH
   next_view    a quorum has given this view up
@@ -66,7 +66,7 @@ class Deciding(Standing):
     def _step(self, now: float) -> list[Effect] | None:
         for rule in (
             self._certify,
-            self._alone,
+            self._mute,
             self._act_on_loss,
             self._next_view,
             self._pull,
@@ -134,11 +134,15 @@ class Deciding(Standing):
         return self._views.limit
 
     # --- views --------------------------------------------------------------------------------
-    def _alone(self, now: float) -> list[Effect] | None:
+    def _mute(self, now: float) -> list[Effect] | None:
+        """We restarted in a view in which we may not vote any more: do not wait for its deadline.
+
+        A power cut ends all voters in one view; alone, nobody else would give it up for us.
+        """
         views = self._views
-        sole = self._voters == (self.config.me,)
         voted = self._votes.of(self.config.me, views.view)
-        if not sole or views.promised < views.view or voted or views.gave_up >= views.view:
+        may_vote = voted or views.promised < views.view
+        if not self._is_voter or self.finished or may_vote or views.gave_up >= views.view:
             return None
         return self._give_up(views.view)
 
