@@ -18,7 +18,7 @@ Liveness is judged in simnet/scenarios.py, after the faults.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from p2ptrain.errors import RemoteProtocolError
@@ -71,6 +71,7 @@ class Judge:
     finals: dict[Digest, PeerId] = field(default_factory=dict)
     strikes: list[tuple[PeerId, str, str]] = field(default_factory=list)
     rounds_at: dict[PeerId, list[float]] = field(default_factory=dict)
+    on_round: Callable[[int], None] = lambda rounds: None
     _last: Message | None = None
 
     def genesis(self, context: Context) -> None:
@@ -116,6 +117,7 @@ class Judge:
         if peer not in self.liars:
             if link.context.kind == ROUND:
                 self.rounds_at.setdefault(peer, []).append(now)
+                self.on_round(link.context.rounds)
             for final in finals:
                 self.finals.setdefault(final, peer)
 

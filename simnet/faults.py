@@ -47,12 +47,14 @@ class Outage:
     peers   indices of the peers it hits
     at_s    when it begins
     end_s   when it ends; inf: never (CRASH only, those peers are dead)
+    fuse    effects that are still carried out before a CRASH
     """
 
     kind: str
     peers: tuple[int, ...]
     at_s: float
     end_s: float
+    fuse: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Plan:
     view_s    deadline of the first view: the shorter, the more views end without a certificate
     grace_s   what the first proposer waits for late contributions
     leavers   index of a peer -> second at which it asks to be let go
+    last_day  index of a peer -> effects it still carries out once anyone adopts the last round
     """
 
     members: int
@@ -81,6 +84,7 @@ class Plan:
     view_s: float = 10.0
     grace_s: float = 2.0
     leavers: dict[int, float] = field(default_factory=dict)
+    last_day: dict[int, int] = field(default_factory=dict)
 
     @property
     def peers(self) -> int:
@@ -138,6 +142,21 @@ def draw_crashes(rng: random.Random, members: int, heal_s: float) -> list[Outage
     if spare and rng.random() < 0.4:
         dead = tuple(sorted(rng.sample(range(members), rng.randint(1, spare))))
         outages.append(Outage(CRASH, dead, rng.uniform(0.0, 0.8 * heal_s), inf))
+    return outages
+
+
+def draw_blackouts(rng: random.Random, members: int, heal_s: float) -> list[Outage]:
+    """All members crash within a moment, each between two effects, and come back; and again."""
+    outages: list[Outage] = []
+    at = rng.uniform(0.1, 0.4) * heal_s
+    while at < 0.9 * heal_s:
+        back = at + rng.choice([0.05, 0.3, 1.0]) * rng.uniform(0.5, 1.5)
+        for peer in range(members):
+            fuse = rng.randint(0, 3 * members)
+            begin = at + rng.choice([0.0, 0.01, 0.05]) * rng.random()
+            end = min(heal_s, back + rng.uniform(0.0, 0.2))
+            outages.append(Outage(CRASH, (peer,), begin, end, fuse))
+        at = back + rng.uniform(0.2, 0.5) * heal_s
     return outages
 
 

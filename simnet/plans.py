@@ -12,6 +12,7 @@ from simnet.faults import (
     Network,
     Outage,
     Plan,
+    draw_blackouts,
     draw_crashes,
     draw_network,
     draw_partition,
@@ -61,6 +62,29 @@ def draw_contest(rng: random.Random, members: int) -> Plan:
         heal_s=12.0,
         view_s=1.0,
         grace_s=0.3,
+    )
+
+
+def draw_blackout(rng: random.Random, members: int) -> Plan:
+    """No liars; all members are killed at once, again and again, in a run of a few rounds.
+
+    Once more as the last round is certified: votes for the CLOSE block need no state. A late
+    contributor, and another set would be averaged if that round were held again.
+    """
+    count = members or rng.choice([1, 2, 3, 3, 3, 4, 5])
+    heal_s = rng.uniform(2.0, 6.0)
+    network = replace(draw_network(rng), delay_mean_s=rng.choice([0.002, 0.005, 0.02, 0.1]))
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={},
+        train_s=tuple(rng.choice([0.05, 0.3, 1.0]) for _ in range(count)),
+        network=replace(network, loss_ratio=min(network.loss_ratio, 0.1)),
+        outages=tuple(draw_blackouts(rng, count, heal_s)) if rng.random() < 0.5 else (),
+        heal_s=heal_s,
+        view_s=rng.choice([0.5, 1.0, 3.0]),
+        grace_s=rng.choice([0.3, 2.0]),
+        last_day={i: rng.randint(2, 40) for i in range(count)},
     )
 
 

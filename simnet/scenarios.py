@@ -28,6 +28,7 @@ from simnet.faults import CRASH, FREEZE, PARTITION, Outage, Plan
 from simnet.keys import KeyRing
 from simnet.lies import LIES, TWINS
 from simnet.plans import (
+    draw_blackout,
     draw_contest,
     draw_crash,
     draw_join,
@@ -38,7 +39,7 @@ from simnet.plans import (
     draw_split,
     draw_storm,
 )
-from simnet.shell import REVEALS, Setup, Shell
+from simnet.shell import APPLY_S, REVEALS, Setup, Shell
 from simnet.storage import Storage
 from simnet.trace import short
 from simnet.world import World
@@ -107,6 +108,7 @@ SCENARIOS = {
         Scenario("int4", draw_quiet, codec=4),
         Scenario("int8", draw_quiet, codec=8),
         Scenario("finish", draw_crash, rounds=6),
+        Scenario("blackout", draw_blackout, rounds=6),
     )
 }
 DRAWN = (
@@ -117,6 +119,7 @@ DRAWN = (
     *("join",) * 3,
     *("storm",) * 2,
     *("pair", "pair", "split", "split", "finish", "encoded", "int4", "int8"),
+    *("blackout",) * 2,
 )
 
 
@@ -135,6 +138,7 @@ class Run:
         self.peers = [signer.peer for signer in signers]
         self.judge = Judge(frozenset(self.peers[i] for i in plan.liars))
         self.world.liars = self.judge.liars
+        self.last_day: dict[int, int] = plan.last_day
         seeds = [digest("reveal seed", peer.encode()) for peer in self.peers]
         reveals = [Reveals(start, REVEALS) for start in seeds]
         context = self._genesis(reveals)
@@ -190,8 +194,23 @@ class Run:
         self._check_survivor()
         self._check_views()
 
+    def _light_fuses(self, rounds: int) -> None:
+        """Somebody has the last round's certificate: all die soon, once."""
+        if rounds < self.scenario.rounds or not self.last_day:
+            return
+        now, rng = self.world.now, self.world.rng
+        die_at = now + rng.uniform(0.0, APPLY_S)
+        for i, fuse in self.last_day.items():
+            shell = self.shells[i][0]
+            shell.fuse = fuse
+            self.world.at(die_at, "", lambda s=shell: s.crash() if s.fuse is not None else None)  # type: ignore[misc]
+            back = die_at + rng.uniform(0.1, 0.4)
+            self.world.at(back, "", lambda i=i: self._boot_stopped(i))  # type: ignore[misc]
+        self.last_day = {}
+
     def _plan_events(self) -> None:
         world, plan = self.world, self.plan
+        self.judge.on_round = self._light_fuses
         for i, shells in enumerate(self.shells):
             start = 0.0 if i < plan.members else plan.joiners[i - plan.members]
             for shell in shells:
@@ -212,6 +231,8 @@ class Run:
         for shell in (shell for i in outage.peers for shell in self.shells[i]):
             if outage.kind == FREEZE:
                 self.world.frozen_until[shell.name] = outage.end_s
+            elif shell.running and outage.fuse:
+                shell.fuse = outage.fuse
             elif shell.running:
                 shell.crash()
 
@@ -226,6 +247,7 @@ class Run:
 
     def _boot_stopped(self, index: int) -> None:
         for shell in self.shells[index]:
+            shell.fuse = None
             if not shell.running:
                 shell.boot()
 
@@ -290,6 +312,8 @@ class Run:
             return
         taken = history.link(self.high + 1).certificate.view - self.view
         allowed = len(self.plan.dead) + len(self.plan.liars) + 3
+        if any(outage.fuse for outage in self.plan.outages):
+            allowed += 3  # all have died, each in another view: first they must meet
         if taken > allowed:
             raise ViolationError("L1", f"{taken} views to the next certificate, not {allowed}")
 

@@ -9,7 +9,7 @@ boot the peer first asks everyone where the chain stands, then takes part.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2ptrain.errors import RemoteProtocolError
@@ -29,12 +29,14 @@ from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_root
 from simnet.arithmetic import Arithmetic, state_digest
 from simnet.checkers import Judge
+from simnet.process import Process
 from simnet.storage import Asked, Storage
 from simnet.trace import short
 from simnet.world import World
 
 PING_S = 1.5  # a sign of life at least every 2 s
 REDUCE_S = 0.01  # what the compute process takes
+APPLY_S = 0.03  # until a state that was reduced is on the disk
 ITEM_TIMEOUT_S = 3.0  # for state pieces and reduced shards
 REVEALS = 800  # more rounds than any run has
 
@@ -55,7 +57,7 @@ class Setup:
     genesis: Context
 
 
-class Shell:
+class Shell(Process):
     """One instance of a peer."""
 
     def __init__(
@@ -69,9 +71,9 @@ class Shell:
         train_s      seconds of local training
         name         tells two instances of one peer apart
         """
+        super().__init__(setup.world, name)
         self.peer: PeerId = config.me
-        self.name = name
-        self.world, self.judge, self.arithmetic = setup.world, setup.judge, setup.arithmetic
+        self.judge, self.arithmetic = setup.judge, setup.arithmetic
         self.config = config
         self.train_s = train_s
         self.reveals = reveals
@@ -79,9 +81,7 @@ class Shell:
         genesis = setup.genesis
         self.storage = Storage(History(genesis), genesis.block, {genesis.block: initial})
         self.rng = random.Random(f"{setup.world.seed} {name}")
-        self.running = False
         self.leaving = False
-        self.life = 0  # boots so far: what an earlier life began is void
         self.averaging: averaging.Averaging | None = None
 
     # --- life and death -----------------------------------------------------------------------
@@ -90,7 +90,6 @@ class Shell:
         self.life += 1
         self.running = True
         self.averaging = None
-        self.candidates: dict[Digest, tuple[tuple[bytes, ...], bytes]] = {}
         self.reducing: dict[Digest, effects.Reduce] = {}
         self.training: Digest | None = None
         self.asked_to_join = False
@@ -105,6 +104,10 @@ class Shell:
         self.sync = statesync.StateSync(
             history, self.storage.applied, self.storage.states.keys(), shapes
         )
+        self.alive(self._begin)
+
+    def _begin(self) -> None:
+        self._apply_candidate()
         self._learn_peers()
         self._do(self.catchup.start(self.world.now))
         self._do(self.sync.follow(self.world.now))
@@ -112,21 +115,24 @@ class Shell:
 
     def crash(self) -> None:
         """Lose everything but the storage."""
-        self.running = False
+        super().crash()
         self.averaging = None
+        self.storage.crash()
 
     def leave(self) -> None:
         """Ask to be let go, now and after every boot."""
         self.leaving = True
         if self.running:
-            self._train()
+            self.alive(self._train)
             self._schedule()
 
     # --- inputs from the world ------------------------------------------------------------------
     def deliver(self, sender: PeerId, message: Message) -> None:
         """A message has come."""
-        if not self.running:
-            return
+        if self.running:
+            self.alive(lambda: self._deliver(sender, message))
+
+    def _deliver(self, sender: PeerId, message: Message) -> None:
         now = self.world.now
         if isinstance(message, Asked):
             self.send(sender, self.storage.answer(message, self.arithmetic))
@@ -182,16 +188,7 @@ class Shell:
         if due < self.wake_at:
             self.wake_at = max(due, self.world.now)
             at = self.wake_at
-            self._later(at, lambda: self._wake(at))
-
-    def _later(self, at: float, action: Callable[[], None]) -> None:
-        life = self.life
-
-        def in_this_life() -> None:
-            if self.running and self.life == life:
-                action()
-
-        self.world.at(at, self.name, in_this_life)
+            self.later(at, lambda: self._wake(at))
 
     # --- effects --------------------------------------------------------------------------------
     def send(self, to: PeerId, message: Message) -> None:
@@ -201,6 +198,7 @@ class Shell:
 
     def _do(self, todo: Sequence[effects.Effect | catchup.Effect | statesync.SyncEffect]) -> None:
         for effect in todo:
+            self.burn()
             match effect:
                 case effects.Send(to, message):
                     self.send(to, message)
@@ -210,13 +208,15 @@ class Shell:
                     self._check_piece(effect)
                 case effects.Reduce():
                     self.reducing[effect.block] = effect
-                    self._later(self.world.now + REDUCE_S, lambda e=effect: self._reduce(e))  # type: ignore[misc]
+                    self.later(self.world.now + REDUCE_S, lambda e=effect: self._reduce(e))  # type: ignore[misc]
                 case effects.Apply():
                     self._apply(effect)
                 case effects.Behind(peer, certificate):
                     self._do(self.catchup.behind(self.world.now, peer, certificate))
                 case effects.Proof():
                     self.judge.proved(self.peer, effect)
+                case effects.Diverged():
+                    pass
                 case catchup.Switched():
                     self._switch(effect)
                 case catchup.Elsewhere(peer, certificate):
@@ -259,8 +259,8 @@ class Shell:
         self.judge.reduced(self.peer, effect)
         shards = self.arithmetic.reduce(effect.terms)
         after = self.arithmetic.apply(state, shards)
-        self.candidates[effect.block] = shards, after
         root, name = merkle_root(shards), state_digest(self.arithmetic, after)
+        self.storage.keep(effect.block, shards, (root, name))
         self._do(self.averaging.reduced(self.world.now, effect.block, root, name))
         self._apply_candidate()
         self._schedule()
@@ -269,25 +269,32 @@ class Shell:
         link = Link(effect.certificate, effect.context)
         self.judge.applied(self.peer, link, effect.finals, self.world.now)
         self.world.record(f"{self.name} applies {short(link.context.block)}")
-        self.storage.history.append(link)
-        self._apply_candidate()
-        if not self.sync.level and effect.context.block not in self.reducing:
+        self.storage.extend(link)
+        if self._candidate() is not None:
+            self.later(self.world.now + APPLY_S, self._apply_candidate)
+        elif not self.sync.level and effect.context.block not in self.reducing:
             self._do(self.sync.follow(self.world.now))
         self._forget_stale()
         self._train()
 
-    def _apply_candidate(self) -> None:
-        """Apply the block after the applied one, if we reduced it and it is certified."""
-        history = self.storage.history
-        height = history.height_of(self.storage.applied)
+    def _candidate(self) -> tuple[Link, tuple[bytes, ...]] | None:
+        """The block after the applied one, if it can be applied from what is here."""
+        history, storage = self.storage.history, self.storage
+        height = history.height_of(storage.applied)
         if height is None or height == history.height:
-            return
+            return None
         link = history.link(height + 1)
-        candidate = self.candidates.pop(link.context.block, None)
-        if candidate is None:
-            return
-        self._store(link, candidate[1], candidate[0])
-        self._do(self.sync.applied(self.world.now, link.context.block))
+        if link.certificate.block.kind != ROUND:
+            return link, ()
+        shards = storage.reduced.get(link.context.block)
+        held = shards is not None and merkle_root(shards) == link.certificate.reduced
+        return (link, shards) if shards is not None and held else None
+
+    def _apply_candidate(self) -> None:
+        """Apply the blocks after the applied one that we reduced and that are certified."""
+        while (candidate := self._candidate()) is not None:
+            self._replay(*candidate)
+            self._do(self.sync.applied(self.world.now, candidate[0].context.block))
 
     def _replay(self, link: Link, shards: tuple[bytes, ...]) -> None:
         state = self.storage.states[link.certificate.block.parent]
@@ -299,19 +306,15 @@ class Shell:
         """A state is applied: durable from here on."""
         block, storage = link.context.block, self.storage
         self.judge.state(self.peer, link, state_digest(self.arithmetic, state))
-        storage.applied = block
-        storage.states[block] = state
-        if shards:
-            storage.reduced[block] = shards
-        storage.prune()
+        storage.apply(block, state, shards)
         for reduce in [r for r in self.reducing.values() if r.parent == block]:
-            self._later(self.world.now + REDUCE_S, lambda e=reduce: self._reduce(e))  # type: ignore[misc]
+            self.later(self.world.now + REDUCE_S, lambda e=reduce: self._reduce(e))  # type: ignore[misc]
         self._train()
 
     def _switch(self, effect: catchup.Switched) -> None:
         for link in effect.links:
             self.judge.applied(self.peer, link, (), self.world.now)
-        self.storage.history.switch(effect.height, effect.links)
+        self.storage.switch(effect.height, effect.links)
         if self.averaging:
             certificates = [link.certificate for link in effect.links]
             self._do(self.averaging.adopt(self.world.now, effect.context, certificates))
@@ -335,6 +338,7 @@ class Shell:
             self.averaging = averaging.Averaging(
                 self.config, history.tip, history.certificate, self.reveals, storage.votes, own
             )
+            self.averaging.recall(storage.results)
             self._do(self.averaging.start(self.world.now))
             self._do(self.averaging.peers(self.world.now, self.connected))
         self._train()
@@ -357,7 +361,7 @@ class Shell:
             return
         self.training = context.block
         spent = self.train_s * self.rng.uniform(0.8, 1.2)
-        self._later(self.world.now + spent, lambda: self._trained(context.block))
+        self.later(self.world.now + spent, lambda: self._trained(context.block))
 
     def _trained(self, block: Digest) -> None:
         tip = self.storage.history.tip.block

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from node_chain import chain_on, genesis_of, shards_of
 from swarm_router import SETTINGS
 
-from p2ptrain.errors import StoreError
 from p2ptrain.node import ledger as ledger_module
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.store.checkpoint import CheckpointStore
+from p2ptrain.store.reduced import ReducedBlock, ReducedStore
 from p2ptrain.store.transcript import Transcript
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.limits import CHECKPOINTS_KEPT
@@ -25,7 +25,8 @@ GENESIS = genesis_of()
 def opened(folder: Path) -> Iterator[Ledger]:
     with Transcript(folder / "transcript.sqlite") as transcript:
         checkpoints = CheckpointStore(folder / "checkpoints")
-        yield Ledger(History(GENESIS), SETTINGS, transcript, checkpoints)
+        reductions = ReducedStore(folder / "reduced")
+        yield Ledger(History(GENESIS), SETTINGS, transcript, checkpoints, reductions)
 
 
 def state_after(link: Link) -> bytes:
@@ -41,21 +42,26 @@ def record(ledger: Ledger, link: Link, shards: Sequence[bytes] = ()) -> None:
     ledger.record(height, state_after(link), tuple(shards))
 
 
-def comes_back(folder: Path, chain: Sequence[Link]) -> tuple[str, ...]:
-    """Restart: the chain and the state after it are as expected; returns the warnings."""
+def comes_back(folder: Path, chain: Sequence[Link], applied: int | None = None) -> tuple[str, ...]:
+    """Restart: the chain is as expected, and the state that of a height (default: of the tip).
+
+    Returns the warnings.
+    """
+    applied = len(chain) if applied is None else applied
     with opened(folder) as ledger:
         restored = ledger.restore()
-        assert restored is not None
-        assert restored.state == state_after(chain[-1])
+        assert restored.state == (state_after(chain[applied - 1]) if applied else None)
+        assert restored.block == (chain[applied - 1].context if applied else GENESIS).block
         assert ledger.history.after(0) == tuple(chain)
-        assert ledger.recorded == len(chain)
+        assert (ledger.recorded, ledger.logged) == (applied, len(chain))
         ledger.transcript.verify()
         return restored.warnings
 
 
 def test_a_new_ledger_has_nothing_to_restore(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
-        assert ledger.restore() is None
+        restored = ledger.restore()
+        assert (restored.block, restored.state, restored.forgot) == (GENESIS.block, None, False)
         assert ledger.states() == ()
 
 
@@ -78,13 +84,25 @@ def test_several_blocks_recorded_at_once_come_back(tmp_path: Path) -> None:
     assert comes_back(tmp_path, chain) == ()
 
 
-def test_a_block_that_is_certified_and_not_applied_is_forgotten(tmp_path: Path) -> None:
-    chain = chain_on(GENESIS, 3)
+def test_a_certificate_comes_back_though_its_state_was_never_there(tmp_path: Path) -> None:
+    """A vote for a CLOSE block needs no state: it once could precede its parent's certificate."""
+    chain = chain_on(GENESIS, 4)
     with opened(tmp_path) as ledger:
         record(ledger, chain[0])
-        record(ledger, chain[1])
-        ledger.history.append(chain[2])
-    comes_back(tmp_path, chain[:2])
+        for link in chain[1:]:
+            ledger.extend((link,))
+            ledger.history.append(link)
+    comes_back(tmp_path, chain, applied=1)
+
+
+def test_what_was_reduced_comes_back_and_is_served(tmp_path: Path) -> None:
+    (link,) = chain_on(GENESIS, 1)
+    kept = ReducedBlock(link.context.block, link.certificate.state, shards_of("0"))
+    with opened(tmp_path) as ledger:
+        ledger.keep(kept)
+    with opened(tmp_path) as ledger:
+        assert ledger.restore().reduced == (kept,)
+        assert ledger.reduced_of(kept.block) == kept.shards
 
 
 def test_a_crash_between_checkpoint_and_transcript_loses_nothing(tmp_path: Path) -> None:
@@ -113,14 +131,14 @@ def test_a_crash_after_the_checkpoint_of_a_state_far_ahead_goes_on_from_the_one_
     comes_back(tmp_path, chain[:1])
 
 
-def test_a_lost_newest_checkpoint_takes_its_block_with_it(tmp_path: Path) -> None:
+def test_a_lost_newest_checkpoint_leaves_the_chain_and_an_older_state(tmp_path: Path) -> None:
     chain = chain_on(GENESIS, 5)
     with opened(tmp_path) as ledger:
         for link in chain:
             record(ledger, link)
     newest = max((tmp_path / "checkpoints").glob("*.checkpoint"))
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
-    (warning,) = comes_back(tmp_path, chain[:4])
+    (warning,) = comes_back(tmp_path, chain, applied=4)
     assert "damaged" in warning
     with opened(tmp_path) as ledger:
         ledger.restore()
@@ -128,13 +146,41 @@ def test_a_lost_newest_checkpoint_takes_its_block_with_it(tmp_path: Path) -> Non
     assert "damaged" not in str(comes_back(tmp_path, chain))
 
 
-def test_a_history_without_any_whole_checkpoint_is_an_error_with_advice(tmp_path: Path) -> None:
+def test_a_history_without_any_checkpoint_goes_on_from_the_founding_state(tmp_path: Path) -> None:
+    chain = chain_on(GENESIS, 3)
     with opened(tmp_path) as ledger:
-        record(ledger, chain_on(GENESIS, 1)[0])
+        for link in chain:
+            record(ledger, link)
     for file in (tmp_path / "checkpoints").glob("*.checkpoint"):
         file.unlink()
-    with opened(tmp_path) as ledger, pytest.raises(StoreError, match="join again"):
+    (warning,) = comes_back(tmp_path, chain, applied=0)
+    assert "no checkpoint" in warning
+
+
+def test_checkpoints_of_a_chain_that_is_lost_are_set_aside_and_never_deleted(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as ledger:
+        for link in chain_on(GENESIS, 6):
+            record(ledger, link)
+    (tmp_path / "transcript.sqlite").unlink()
+    with opened(tmp_path) as ledger:
+        restored = ledger.restore()
+        assert (restored.block, restored.state, restored.forgot) == (GENESIS.block, None, True)
+    assert len(list((tmp_path / "checkpoints" / "set-aside").iterdir())) == CHECKPOINTS_KEPT
+
+
+def test_the_mark_of_the_last_final_block_is_mended(tmp_path: Path) -> None:
+    """We may die between the certificate that makes a block final and its mark."""
+    chain = chain_on(GENESIS, 4)
+    with opened(tmp_path) as ledger:
+        for link in chain:
+            record(ledger, link)
+    with opened(tmp_path) as ledger:
         ledger.restore()
+        final = ledger.checkpoints.load_final().checkpoint
+        assert final is not None
+        assert final.block_id == chain[2].context.block
 
 
 def test_after_a_switch_the_new_branch_comes_back_and_nothing_was_erased(tmp_path: Path) -> None:

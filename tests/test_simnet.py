@@ -13,9 +13,11 @@ import pytest
 
 from p2ptrain.swarm import chain, deciding, proposals, standing
 from p2ptrain.swarm.chain import Context
+from p2ptrain.swarm.history import Link
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.messages import BRANCH, Block, Certificate, Timeout
 from simnet.scenarios import SCENARIOS, run_seed
+from simnet.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 REGRESSIONS = tomllib.loads((ROOT / "simnet" / "regressions.toml").read_text())["seed"]
@@ -124,3 +126,30 @@ def test_finality_without_the_very_next_view_makes_two_chains_final(
     assert broken("scheme") == ""
     put(monkeypatch, "finals", final_by_any_child)
     assert broken("scheme") == "S2"
+
+
+# --- durability -----------------------------------------------------------------------------
+def _nothing_before_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutation: a certificate is written only when its block's state is."""
+
+    def extend(self: Storage, link: Link) -> None:
+        self.history.append(link)
+
+    def apply(self: Storage, block: Digest, state: bytes, shards: tuple[bytes, ...]) -> None:
+        whole(self, block, state, shards)
+        height = self.history.height_of(block) or 0
+        if height > len(self.logged):
+            self.logged = self.history.after(0)[:height]
+
+    whole = Storage.apply
+    monkeypatch.setattr(Storage, "extend", extend)
+    monkeypatch.setattr(Storage, "apply", apply)
+
+
+def test_a_certificate_that_is_written_too_late_is_contradicted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All die around the CLOSE block: votes for it need no state. One seed in twenty shows it."""
+    assert all(run_seed(seed, "blackout", 3).violation == "" for seed in range(12))
+    _nothing_before_its_state(monkeypatch)
+    assert any(run_seed(seed, "blackout", 3).violation for seed in range(200))

@@ -95,7 +95,7 @@ def test_a_last_entry_that_does_not_fit_is_found_when_the_log_is_opened(
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(StoreError, match="cannot open the transcript"):
+    with pytest.raises(StoreError, match="is damaged"):
         Transcript(path)
 
 

@@ -8,7 +8,8 @@ a time, and makes each step durable before anybody relies on it. A block is appl
   from certified shards    when we missed the reduction: fetched and checked by StateSync
   from a certified state   when we are far behind: likewise
 
-A lock keeps the ways apart: whoever comes second finds the block applied and does nothing.
+A lock keeps the ways apart: whoever comes second finds the block applied and does nothing. Another,
+held only for moments, guards the chain and its transcript: agreement never waits for a state.
 """
 
 from collections import OrderedDict
@@ -20,6 +21,7 @@ import trio
 
 from p2ptrain.errors import LocalProtocolError, StoreError
 from p2ptrain.node.ledger import Ledger
+from p2ptrain.store.reduced import ReducedBlock
 from p2ptrain.swarm.effects import Reduce, Term
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.swarm.statesync import ApplyReduced, LoadState, Rollback
@@ -28,6 +30,7 @@ from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.limits import CANDIDATES_MAX
 from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
+from p2ptrain.wire.shards import merkle_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class AppliedState(Generic[KeeperT]):
     _memory: int = 0  # how often the compute process has forgotten everything
     _reducing: dict[Digest, trio.Event] = field(default_factory=dict)
     _lock: trio.Lock = field(default_factory=trio.Lock)
+    _chain: trio.Lock = field(default_factory=trio.Lock)  # inside _lock, if both are held
     _moved: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -149,6 +153,11 @@ class AppliedState(Generic[KeeperT]):
                 result = await self.compute.reduce(
                     effect.block, effect.parent, effect.terms, effect.codec
                 )
+            # On disk before anybody can vote for it: were all voters to crash, each could still
+            # make the state again that they have certified.
+            kept = ReducedBlock(effect.block, result.state, result.shards)
+            await trio.to_thread.run_sync(self.ledger.keep, kept)
+            self.ledger.remember(effect.block, result.shards)
             self._candidates[effect.block] = _Candidate(result.shards, result.state, memory)
             while len(self._candidates) > CANDIDATES_MAX:
                 self._candidates.popitem(last=False)
@@ -156,6 +165,19 @@ class AppliedState(Generic[KeeperT]):
         finally:
             del self._reducing[effect.block]
             done.set()
+
+    async def extend(self, link: Link, finals: Sequence[Digest]) -> bool:
+        """Append a block that was just certified; it is on disk on return, its state comes later.
+
+        False: catch-up has switched meanwhile, and the block does not follow from the tip any more.
+        """
+        async with self._chain:
+            if link.certificate.block.parent != self.history.tip.block:
+                return False
+            await trio.to_thread.run_sync(self.ledger.extend, (link,))
+            self.history.append(link)
+            self.pending_finals.extend(finals)
+            return True
 
     async def follow(self) -> bool:
         """Apply what we reduced ourselves, as far as it leads; True if that is the tip."""
@@ -192,12 +214,15 @@ class AppliedState(Generic[KeeperT]):
         False: while a state was being written the chain has grown, and the choice is open again.
         """
         chosen_at = self.history.tip.block
-        async with self._lock:
+        async with self._lock, self._chain:
             if self.history.tip.block != chosen_at:
                 return False
-            self.ledger.switch(height)
+            if height == self.history.height:  # nothing is dropped
+                await trio.to_thread.run_sync(self.ledger.extend, links)
+            else:
+                self.ledger.switch(height)
+                self._candidates.clear()
             self.history.switch(height, links)
-            self._candidates.clear()
             self._move()  # who waits for the state of a block that is gone need not wait
             return True
 
@@ -212,7 +237,7 @@ class AppliedState(Generic[KeeperT]):
                 return
             newest = applied[-1]
             self.pending_finals = known[known.index(newest) + 1 :]
-            self.ledger.finalize(newest)
+            await trio.to_thread.run_sync(self.ledger.finalize, newest)
             await self.compute.finalize(newest)
             first = height_of(newest) or 0
             kept = {block for block in self.held if (height_of(block) or 0) >= first}
@@ -253,14 +278,16 @@ class AppliedState(Generic[KeeperT]):
             await self.compute.carry(block, link.context.parent)
             await self._adopt(link, ())
             return True
-        candidate = self._candidates.get(block)
-        if candidate is None or candidate.state != link.context.state:
+        candidate = self._candidates.pop(block, None)
+        if candidate is not None and candidate.state != link.context.state:
             return False  # a quorum signed another outcome: fetch that, and see
-        if candidate.memory == self._memory:
+        if candidate is not None and candidate.memory == self._memory:
             await self._adopt(link, candidate.shards)
-        else:
-            await self._apply_shards(link, candidate.shards)
-        self._candidates.pop(block, None)
+            return True
+        shards = self.ledger.reduced_of(block)  # ours from before a restart, say
+        if shards is None or merkle_root(shards) != link.certificate.reduced:
+            return False
+        await self._apply_shards(link, shards)
         return True
 
     async def _apply_shards(self, link: Link, shards: tuple[bytes, ...]) -> None:
@@ -287,7 +314,11 @@ class AppliedState(Generic[KeeperT]):
         state = await self.compute.state(block)
         height = self.history.height_of(block)
         if height is not None:  # else the chain was switched while we computed
-            await trio.to_thread.run_sync(self.ledger.record, height, state, shards)
+            await trio.to_thread.run_sync(self.ledger.save, height, state)
+            async with self._chain:
+                if height > self.ledger.logged:  # the first block of another branch
+                    await trio.to_thread.run_sync(self.ledger.extend, ())
+                self.ledger.note(height, shards)
         self.block = block
         self.held.add(block)
         self._move()

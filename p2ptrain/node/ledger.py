@@ -1,24 +1,31 @@
 """What this node keeps of the run on disk, and can hand to others.
 
-The History (swarm/history.py) is the chain in memory; the ledger is what makes it survive: the
-transcript (every certificate ever adopted, hash-chained) and the newest checkpoints. It also
-remembers the reduced shards of the newest rounds, with which others follow without reducing.
+The History (swarm/history.py) is the chain in memory; the ledger is what makes it survive:
 
-A checkpoint holds its own certificate and is written first: it is the moment at which a block is
-applied. If the node dies before the transcript has the certificate too, the restart adds it.
+  transcript   every certificate ever adopted, hash-chained; written before anything follows
+  reductions   what this peer reduced, written before it votes for it
+  checkpoints  the newest states, each with its own certificate: the moment of applying
+
+The transcript may be ahead of the checkpoints: a certificate is written at once, its state when it
+is there. After a restart the state is the newest whole checkpoint's on the chain; what follows is
+made again from the reduced shards, ours or those of others, who kept them too before they voted.
 
 When another branch turns out to be the trunk, the transcript notes where the two parted
-("switch") and goes on with the other; nothing is ever erased from it. A checkpoint of a chain that
-the transcript does not lead to (we died while changing over) is passed over for an older one.
+("switch") and goes on with the other; nothing is ever erased from it. That note waits for the first
+block there that is applied or follows: whoever dies before has a whole chain, the old one, and
+finds the better one again. A checkpoint of a chain that the transcript does not lead to is passed
+over for an older one.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from p2ptrain.errors import StoreError
 from p2ptrain.store.checkpoint import Checkpoint, CheckpointStore
+from p2ptrain.store.reduced import ReducedBlock, ReducedStore
 from p2ptrain.store.transcript import Transcript
 from p2ptrain.swarm.chain import Settings, advance
 from p2ptrain.swarm.history import History, Link
@@ -26,19 +33,26 @@ from p2ptrain.wire.codec import pack, unpack
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.limits import CHECKPOINTS_KEPT, REDUCED_BYTES_KEPT
 from p2ptrain.wire.messages import ROUND, Certificate
+from p2ptrain.wire.shards import merkle_root
 
 CERTIFICATE, SWITCH = "certificate", "switch"  # kinds of transcript entries
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restart goes on from: the state after the history's tip, and files passed over.
+    """What a restart goes on from; the chain may be further already.
 
-    state     parameters and outer momentum, float32 little-endian
+    block     whose state it is: of our chain
+    state     parameters and outer momentum, float32 little-endian; None: the founding state
+    reduced   blocks that we reduced, and may have voted for; oldest first
+    forgot    whether blocks were certified and applied here that the transcript no longer has
     warnings  sentences for people
     """
 
-    state: bytes
+    block: Digest
+    state: bytes | None
+    reduced: tuple[ReducedBlock, ...]
+    forgot: bool
     warnings: tuple[str, ...]
 
 
@@ -46,55 +60,91 @@ class Restored:
 class Ledger:
     """The durable side of one run's history.
 
-    recorded  height of the newest applied block: the transcript ends there
+    reductions  what this peer reduced; None: it never votes
+    recorded    height of the newest applied block, whose state is on disk
+    logged      height up to which the transcript has the certificates
+    results     Merkle root and state of the blocks that an earlier run reduced: it may have voted
     """
 
     history: History
     settings: Settings
     transcript: Transcript
     checkpoints: CheckpointStore
+    reductions: ReducedStore | None = None
     recorded: int = 0
+    logged: int = 0
+    results: dict[Digest, tuple[Digest, Digest]] = field(default_factory=dict)
     _reduced: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
     _reduced_bytes: int = 0
     _saved: list[Digest] = field(default_factory=list)
     _parted: Digest | None = None
     _order: int = 0
 
-    def record(self, height: int, state: bytes, reduced: tuple[bytes, ...]) -> None:
-        """Make durable that the block of this height was applied, and all blocks below it.
-
-        Args:
-          state    after that block
-          reduced  its reduced shards; empty if it is not a ROUND or they were not seen
+    def extend(self, links: Sequence[Link]) -> None:
+        """Make certificates durable that are about to be appended to the history.
 
         Raises StoreError; then the disk says what it said before.
         """
-        link = self.history.link(height)
-        self._save(link, state)
-        # After a roll-back the state may be below what is recorded already.
-        new = self.history.after(self.recorded)[: max(0, height - self.recorded)]
-        entries = [(CERTIFICATE, one.context.block, pack(one.certificate)) for one in new]
+        new = [*self.history.after(self.logged), *links]
+        entries = [(CERTIFICATE, link.context.block, pack(link.certificate)) for link in new]
         if self._parted is not None:
             entries.insert(0, (SWITCH, self._parted, b""))
         self.transcript.append_all(entries)
         self._parted = None
+        self.logged += len(new)
+
+    def keep(self, reduced: ReducedBlock) -> None:
+        """Make durable what a block's reduction gave, before anybody votes for it.
+
+        Raises StoreError.
+        """
+        if self.reductions is not None:
+            self.reductions.save(reduced)
+
+    def save(self, height: int, state: bytes) -> None:
+        """Make durable that the block of this height was applied, and the state after it.
+
+        Raises StoreError; then the disk says what it said before.
+        """
+        self._save(self.history.link(height), state)
+
+    def note(self, height: int, reduced: tuple[bytes, ...]) -> None:
+        """The state of this height is on disk, and so is the chain up to there.
+
+        Args:
+          reduced  the block's reduced shards; empty if it is not a ROUND or they were not seen
+        """
         self.recorded = max(self.recorded, height)
-        if reduced and link.context.block not in self._reduced:
-            self._reduced[link.context.block] = reduced
-            self._reduced_bytes += sum(map(len, reduced))
-            while self._reduced_bytes > REDUCED_BYTES_KEPT and len(self._reduced) > 1:
-                _, gone = self._reduced.popitem(last=False)
-                self._reduced_bytes -= sum(map(len, gone))
+        if reduced:
+            self.remember(self.history.context(height).block, reduced)
+
+    def record(self, height: int, state: bytes, reduced: tuple[bytes, ...]) -> None:
+        """All that makes a block of the history applied, in order. Raises StoreError."""
+        self.save(height, state)
+        if height > self.logged:
+            self.extend(())
+        self.note(height, reduced)
+
+    def remember(self, block: Digest, reduced: tuple[bytes, ...]) -> None:
+        """Hold reduced shards for those who follow, as many as memory allows."""
+        if block in self._reduced:
+            return
+        self._reduced[block] = reduced
+        self._reduced_bytes += sum(map(len, reduced))
+        while self._reduced_bytes > REDUCED_BYTES_KEPT and len(self._reduced) > 1:
+            _, gone = self._reduced.popitem(last=False)
+            self._reduced_bytes -= sum(map(len, gone))
 
     def switch(self, height: int) -> None:
         """The blocks above this height are about to be replaced by those of another branch.
 
-        The disk says so together with the first block of that branch that is applied: whoever
-        dies before has a whole chain, the old one, and finds the better one again.
+        The disk says so together with the first block of that branch that is applied or followed
+        by another.
         """
-        if self.recorded > height:
+        if self.logged > height:
             self._parted = self.history.context(height).block
-            self.recorded = height
+            self.logged = height
+        self.recorded = min(self.recorded, height)
         self._forget_above(height)
 
     def finalize(self, block: Digest) -> None:
@@ -102,37 +152,59 @@ class Ledger:
         if block in self._saved:
             self.checkpoints.mark_final(block)
 
-    def restore(self) -> Restored | None:
-        """Read what an earlier run of this node left; None if there is nothing.
+    def restore(self) -> Restored:
+        """Read what an earlier run of this node left, if there was one.
 
-        Raises StoreError if the transcript is damaged or no checkpoint of its chain is whole.
+        The transcript's hashes were checked when it was opened. Raises StoreError if its
+        certificates do not fit together.
         """
         for entry in self.transcript.iterate():
             if entry.kind == SWITCH:
                 self.history.switch(self._height(Digest(entry.block_id)), ())
             else:
                 self._extend(entry.payload)
+        self.logged = self.history.height
+        reduced, warnings = self.reductions.load_all() if self.reductions else ((), ())
+        for one in reduced:
+            self.remember(one.block, one.shards)
+            self.results[one.block] = merkle_root(one.shards), one.state
         newest = self.checkpoints.load_newest().checkpoint
         self._order = newest.round if newest else 0
         loaded = self.checkpoints.load_newest(self._follows)
+        warnings = (*loaded.warnings, *warnings)
         checkpoint = loaded.checkpoint
+        forgot = newest is not None and (checkpoint is None or checkpoint.round != newest.round)
         if checkpoint is None:
-            if self.history.height:
-                raise StoreError(
-                    "the transcript has a run's history, but no checkpoint of it is whole.\n"
-                    "Move this swarm's folder away and join again: others hold the state."
-                )
-            return None
+            warnings = (*warnings, *self._without_checkpoint())
+            return Restored(self.history.genesis.block, None, reduced, forgot, warnings)
         block = Digest(checkpoint.block_id)
         if self.history.height_of(block) is None:  # we died before the transcript had it too
             self._cut(self._height(unpack(Certificate, checkpoint.certificate).block.parent))
             self.transcript.append(CERTIFICATE, block, checkpoint.certificate)
             self._extend(checkpoint.certificate)
-        # If the newest checkpoint was lost: what came after is fetched or certified again.
-        self._cut(self._height(block))
-        self.recorded = self.history.height
+            self.logged = self.history.height
+        self.recorded = self._height(block)
         self._saved.append(block)
-        return Restored(checkpoint.vector, loaded.warnings)
+        self._mark_newest_final()
+        return Restored(block, checkpoint.vector, reduced, forgot, warnings)
+
+    def _without_checkpoint(self) -> Iterator[str]:
+        """What to say when no state of the chain is on disk; what there is gets out of the way."""
+        if self.history.height:
+            yield (
+                "no checkpoint of this swarm's chain is whole: its state is made again from the "
+                "founding one, or fetched from the others"
+            )
+        for path in self.checkpoints.set_all_aside():
+            yield f"a checkpoint that does not belong to the chain was set aside: {path}"
+
+    def _mark_newest_final(self) -> None:
+        """We may have died between a certificate and the mark that it makes due."""
+        unfinal = self.history.tip.unfinal
+        height = self._height(unfinal[0]) - 1 if unfinal else self.history.height
+        final = self.history.context(height).block
+        if final in self.checkpoints.blocks():
+            self.checkpoints.mark_final(final)
 
     def _follows(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint is of our chain, or of a block on one of our chain."""

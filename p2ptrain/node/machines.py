@@ -99,9 +99,7 @@ class Machines(Following[Compute]):
                 self.nursery.start_soon(self._reduce, effect)
             case Apply(certificate, context, finals):
                 # Not if catch-up has just switched: averaging hears of it by its next step.
-                if certificate.block.parent == self.state.history.tip.block:
-                    self.state.history.append(Link(certificate, context))
-                    self.state.pending_finals.extend(finals)
+                if await self.state.extend(Link(certificate, context), finals):
                     self.on_chain()
             case Behind(peer, certificate):
                 self.to_catchup.post(lambda now: self.catchup.behind(now, peer, certificate))

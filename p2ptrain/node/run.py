@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING
@@ -12,21 +10,20 @@ import trio
 
 from p2ptrain.config import Recipe
 from p2ptrain.data.manifest import Manifest
-from p2ptrain.errors import ConfigError, StoreError
-from p2ptrain.node.applied import AppliedState, KeeperT
+from p2ptrain.errors import ConfigError
+from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.node.machines import Machines
 from p2ptrain.node.reporting import Reporter, Summary
+from p2ptrain.node.restoring import open_ledger, restore
 from p2ptrain.node.round import Rounds
 from p2ptrain.node.votes import Votes
-from p2ptrain.store.checkpoint import CheckpointStore
-from p2ptrain.store.transcript import Transcript
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.catchup import CatchUp
 from p2ptrain.swarm.certificates import Rules
 from p2ptrain.swarm.chain import Context, Settings, genesis
-from p2ptrain.swarm.history import History, Link
+from p2ptrain.swarm.history import Link
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.swarm.statesync import Shapes, StateSync
@@ -149,34 +146,6 @@ async def _genesis(recipe: Recipe, config: AveragingConfig, compute: Compute) ->
     return genesis(config.swarm, founder, await compute.initial(block))
 
 
-@contextmanager
-def open_ledger(
-    node: Node, recipe: Recipe, founding: Context, settings: Settings
-) -> Iterator[Ledger]:
-    folder = node.config.swarm_path(recipe.swarm_id)
-    with Transcript(folder / "transcript.sqlite") as transcript:
-        checkpoints = CheckpointStore(folder / "checkpoints")
-        yield Ledger(History(founding), settings, transcript, checkpoints)
-
-
-async def restore(node: Node, ledger: Ledger, compute: KeeperT) -> AppliedState[KeeperT]:
-    """The state that an earlier run of this peer left, else the founding one."""
-    restored = ledger.restore()
-    block = ledger.history.tip.block
-    state = AppliedState(node.identity.peer_id, compute, ledger, block, lambda link: None)
-    state.held |= {block, ledger.history.genesis.block}
-    if restored is not None:
-        for warning in restored.warnings:
-            node.telemetry.report("warning", text=warning)
-        if await compute.load_state(block, restored.state) != ledger.history.tip.state:
-            raise StoreError(
-                "the newest checkpoint of this swarm is not the state that was certified.\n"
-                "Move this swarm's folder away and join again: others hold the state."
-            )
-        node.telemetry.report("resumed", round=ledger.history.tip.rounds)
-    return state
-
-
 def _machines(
     nursery: trio.Nursery,
     node: Node,
@@ -189,6 +158,8 @@ def _machines(
     history = state.history
     votes = Votes(node.config.swarm_path(recipe.swarm_id))
     record, own = votes.load()
+    averaging = Averaging(config, history.tip, history.certificate, identity.reveals, record, own)
+    averaging.recall(state.ledger.results)
     pieces = -(-opened.state_bytes // STATE_PIECE_BYTES)
     return Machines(
         nursery=nursery,
@@ -196,9 +167,7 @@ def _machines(
         telemetry=node.telemetry,
         state=state,
         votes=votes,
-        averaging=Averaging(
-            config, history.tip, history.certificate, identity.reveals, record, own
-        ),
+        averaging=averaging,
         catchup=CatchUp(config.me, Rules(config.swarm, config.verifier, config.settings), history),
         statesync=StateSync(
             history, state.block, state.held, Shapes(pieces, len(opened.shard_bytes))

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from p2ptrain.errors import StoreError
+from p2ptrain.wire.limits import SET_ASIDE_MAX
 
 TEMPORARY_SUFFIX = ".tmp"
+ASIDE = "set-aside"  # the folder of what was found damaged
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -64,6 +66,27 @@ def remove_temporaries(folder: Path) -> None:
     with disk_errors(f"clean {folder}"):
         for path in folder.glob("*" + TEMPORARY_SUFFIX):
             path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a file into the folder `set-aside` beside it, under a free name; returns the new path.
+
+    Raises StoreError, also when very much lies there already.
+    """
+    folder = path.parent / ASIDE
+    make_folder(folder)
+    with disk_errors(f"set {path} aside"):
+        for number in range(SET_ASIDE_MAX):
+            target = folder / f"{path.name}.{number}"
+            if not target.exists():
+                path.replace(target)
+                flush_folder(folder)
+                flush_folder(path.parent)
+                return target
+    raise StoreError(
+        f"{path} is damaged, and {folder} holds {SET_ASIDE_MAX} damaged files of that name "
+        "already: this disk fails.\nMove the home to another disk: --home DIR"
+    )
 
 
 @contextmanager

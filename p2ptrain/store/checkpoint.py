@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2ptrain.errors import StoreError
-from p2ptrain.store.atomic import disk_errors, make_folder, remove_temporaries, write_atomically
+from p2ptrain.store.atomic import (
+    disk_errors,
+    make_folder,
+    remove_temporaries,
+    set_aside,
+    write_atomically,
+)
 from p2ptrain.wire.digest import DIGEST_BYTES, digest
 from p2ptrain.wire.limits import CHECKPOINT_SECTION_BYTES_MAX, CHECKPOINTS_KEPT
 
@@ -86,8 +92,16 @@ class CheckpointStore:
         self._prune()
 
     def mark_final(self, block_id: bytes) -> None:
-        """Say that a block can no longer be replaced. Raises StoreError."""
-        write_atomically(self._folder / "final", block_id.hex().encode("ascii"))
+        """Say that a block can no longer be replaced. Raises StoreError.
+
+        Not flushed: if the power goes, an older block counts as the last final one.
+        """
+        name = block_id.hex().encode("ascii")
+        write_atomically(self._folder / "final", name, durable=False)
+
+    def set_all_aside(self) -> list[Path]:
+        """Move every file out of the way, for a person to look at. Raises StoreError."""
+        return [set_aside(path) for path in self._paths()]
 
     def load_newest(self, wanted: Callable[[Checkpoint], bool] = lambda _: True) -> Loaded:
         """The whole checkpoint of the highest round, of those that are wanted."""
@@ -101,6 +115,10 @@ class CheckpointStore:
     def load(self, block_id: bytes) -> Loaded:
         """The checkpoint of one block."""
         return self._first_whole(p for p in self._paths() if _block_of(p) == block_id)
+
+    def blocks(self) -> set[bytes]:
+        """Blocks of which there is a file, whole or not. Raises StoreError."""
+        return {_block_of(path) for path in self._paths()}
 
     def _path(self, step: int, block_id: bytes) -> Path:
         return self._folder / f"{step:012d}-{block_id.hex()}.checkpoint"

@@ -35,7 +35,7 @@ hold (8.2) raises 7.1 to 7.4. When receive raises, nothing has changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
@@ -77,6 +77,13 @@ class Averaging(Showing):
     """
 
     # --- the machine --------------------------------------------------------------------------
+    def recall(self, results: Mapping[Digest, tuple[Digest, Digest]]) -> None:
+        """Before start: blocks that an earlier life reduced, with reduced root and state.
+
+        It may have voted for one of them. If that is proposed again, the contributions may be gone.
+        """
+        self._results.update(results)
+
     def start(self, now: float) -> list[Effect]:
         """Begin; after a restart this sends our contribution again."""
         self._started, self._now = True, now

@@ -68,8 +68,8 @@ STATE_READS_BURST = 8  # as many as there are checkpoints to choose from, twice
 STATES_CACHED_BYTES = 1 << 26  # all states that can be asked for, if they are small; else two
 SIGNATURES_PER_PEER_PER_S = 1000  # 0.1 ms each; a certificate of 64 voters each 64 ms
 SIGNATURES_PER_PEER_BURST = 1 << 14  # pages of headers while catching up: 8 of 2048
-STEPS_PER_PEER_MAX = 1024  # a peer's messages that wait for one machine; its answers are 8
-STEPS_BYTES_MAX = 1 << 25  # bytes of all messages that wait for one machine
+STEPS_BYTES_MAX = 1 << 26  # of messages that wait for one machine, all peers; one alone: half
+STEP_OVERHEAD_BYTES = 1 << 13  # charged for each: 64 members still find room for 100 messages each
 
 # --- messages ------------------------------------------------------------------------------
 SIGNATURE_BYTES = 64  # Ed25519
@@ -127,7 +127,7 @@ COMPUTE_RESTARTS_MAX = 8  # deaths of the compute process in one run; then the d
 CANDIDATES_MAX = 4  # reduced blocks that wait for a certificate: re-proposals of one parent
 REDUCED_BYTES_KEPT = 1 << 27  # reduced shards for those who follow: 64 rounds of 2M parameters
 STATES_CACHED = 2  # states being served: the newest, and the one that joiners began with
-REDUCED_CACHED = 4  # blocks whose shards are being served: followers ask for two at once
+REDUCED_CACHED = 1024  # blocks whose Merkle paths are kept: of small ones all that are served
 REVEALS_MAX = 1 << 20  # points of a hash chain: 1 s to compute; a longer run joins again
 REVEALS_SPARE = 1 << 10  # for contributions that were revealed and not certified
 PARENTS_REMEMBERED = 64  # blocks that we contributed to: never twice to one, even after a switch
