@@ -39,10 +39,8 @@ DAMAGED_SUFFIX = ".damaged"
 DAY_S = 86_400.0
 # What another file at the same place would meet as well.
 _NOT_ITS_FAULT = {"SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_CANTOPEN_ISDIR", "SQLITE_FULL"}
-_NOT_ITS_FAULT |= {"SQLITE_PERM", "SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY"}
 
-_SCHEMA = """
-CREATE TABLE addresses (
+_ADDRESSES = """CREATE TABLE addresses (
     topic      TEXT NOT NULL,
     peer       TEXT NOT NULL,
     address    TEXT NOT NULL,
@@ -52,9 +50,11 @@ CREATE TABLE addresses (
     failures   INTEGER NOT NULL DEFAULT 0,
     last_error TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (topic, peer, address)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE ports (listen TEXT PRIMARY KEY, port INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
+) STRICT, WITHOUT ROWID"""
+_PORTS = """CREATE TABLE ports (
+    listen TEXT PRIMARY KEY,
+    port   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID"""
 _MET = """
 INSERT INTO addresses (topic, peer, address, met_at) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET met_at = excluded.met_at
@@ -166,9 +166,10 @@ class AddressBook:
         self._path = path
         self.warning = ""
         try:
-            self._database = self._open()
-        except (sqlite3.DatabaseError, _OtherVersion) as error:
-            if isinstance(error, sqlite3.Error) and error.sqlite_errorname in _NOT_ITS_FAULT:
+            self._database = self._open(now_unix_s)
+        except (sqlite3.DatabaseError, _Unusable) as error:
+            cause = getattr(error, "sqlite_errorname", "")
+            if isinstance(error, sqlite3.Error) and cause in _NOT_ITS_FAULT:
                 raise self._error("open", error) from error
             self._set_aside()
             self.warning = (
@@ -176,9 +177,7 @@ class AddressBook:
                 "begun. Nothing but remembered addresses is lost."
             )
             with self._errors("begin"):
-                self._database = self._open()
-        with self._errors("clean"):
-            self._prune(now_unix_s)
+                self._database = self._open(now_unix_s)
 
     def recall(self, topics: Collection[str]) -> list[Remembered]:
         """The addresses of the best PEERS_RECALLED peers of each topic, best first.
@@ -207,7 +206,7 @@ class AddressBook:
 
     def record(self, notes: Sequence[Note]) -> None:
         """Write down what happened, all or nothing. Raises StoreError."""
-        with self._errors("write to"), self._transaction():
+        with self._errors("write to"), _transaction(self._database):
             for note in notes:
                 self._write(note)
             self._database.execute(_CROWDED, (ADDRESSES_MAX,))
@@ -221,7 +220,8 @@ class AddressBook:
             case Reached(peer, topics, address, now):
                 many(_REACHED, [(topic, peer, address, now, now) for topic in topics])
             case Missed(peer, address, why, _):
-                run(_MISSED, (why[:REASON_BYTES_MAX], peer, address))
+                words = why[:REASON_BYTES_MAX].encode("utf-8", "replace").decode("utf-8")
+                run(_MISSED, (words, peer, address))
             case Banned(peer):
                 run("DELETE FROM addresses WHERE peer = ?", (peer,))
             case Listening(listen, port):
@@ -240,21 +240,28 @@ class AddressBook:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, now_unix_s: float) -> sqlite3.Connection:
         # Used from worker threads, one at a time.
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        database.text_factory = lambda data: data.decode("utf-8", "replace")  # a bit may flip
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            tables = [
+                sql for (sql,) in database.execute("SELECT sql FROM sqlite_schema ORDER BY 1")
+            ]
             if not tables:
-                database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
+                begin = f"BEGIN; {_ADDRESSES}; {_PORTS}; PRAGMA user_version = {VERSION}; COMMIT"
+                database.executescript(begin)
             elif version != VERSION:
-                raise _OtherVersion(f"it is of version {version}, not {VERSION}")
+                raise _Unusable(f"it is of version {version}, not {VERSION}")
+            elif tables != [_ADDRESSES, _PORTS]:
+                raise _Unusable("its tables are others")
             (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+                raise _Unusable(verdict)
+            _prune(database, now_unix_s)
         except BaseException:
             database.close()
             raise
@@ -266,26 +273,6 @@ class AddressBook:
             self._path.replace(self._path.with_name(self._path.name + DAMAGED_SUFFIX))
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-
-    def _prune(self, now_unix_s: float) -> None:
-        """Drop what was not met for long, and what fails over and over; both of unproven worth."""
-        oldest = now_unix_s - ADDRESS_AGE_DAYS_MAX * DAY_S
-        with self._transaction():
-            self._database.execute("DELETE FROM addresses WHERE met_at < ?", (oldest,))
-            self._database.execute(
-                "DELETE FROM addresses WHERE failures >= ?", (ADDRESS_FAILURES_MAX,)
-            )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
@@ -301,8 +288,28 @@ class AddressBook:
         )
 
 
-class _OtherVersion(Exception):
-    """The file was written by another release."""
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _prune(database: sqlite3.Connection, now_unix_s: float) -> None:
+    """Drop what was not met for long, and what fails over and over."""
+    oldest = now_unix_s - ADDRESS_AGE_DAYS_MAX * DAY_S
+    with _transaction(database):
+        database.execute("DELETE FROM addresses WHERE met_at < ?", (oldest,))
+        database.execute("DELETE FROM addresses WHERE failures >= ?", (ADDRESS_FAILURES_MAX,))
+
+
+class _Unusable(Exception):
+    """The file is of another version, or SQLite's own check finds it damaged."""
 
 
 def _remembered(row: tuple[str, str, float | None, int, int, str]) -> Remembered | None:
