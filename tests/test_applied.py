@@ -119,7 +119,7 @@ async def stage(folder: Path, kernel_cache: Path) -> AsyncIterator[Stage]:
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((40, 16), np.float32), rng.integers(0, 4, 40).astype(np.int32)
     spec = compute_spec(Recipe.from_toml(RECIPE), threads=1, kernel_cache=kernel_cache)
-    async with open_compute(spec, TrainingArrays(x, y, x[:8], y[:8])) as compute:
+    async with open_compute(spec, lambda: TrainingArrays(x, y, x[:8], y[:8])) as compute:
         bare = genesis_of(ME, OTHER)
         genesis = replace(bare, state=await compute.initial(bare.block))
         gradients = []

@@ -88,7 +88,7 @@ async def test_a_round_gives_equal_bits_in_two_processes(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
     """One reduces, the other applies the certified shards; then both train on alike."""
-    async with open_compute(spec, arrays) as one, open_compute(spec, arrays) as two:
+    async with open_compute(spec, lambda: arrays) as one, open_compute(spec, lambda: arrays) as two:
         assert one.opened is not None
         genesis = await one.initial(GENESIS)
         assert await two.initial(GENESIS) == genesis
@@ -126,7 +126,7 @@ async def test_the_founding_state_is_the_weights_that_the_recipe_names(
     """Padded, with momentum at rest; also in the process that comes after one that died."""
     count = 64 * 256 + 256 + 256 * 10 + 10
     weights = np.linspace(-1, 1, count, dtype="<f4").tobytes()
-    async with open_compute(spec, arrays, weights=lambda: weights) as compute:
+    async with open_compute(spec, lambda: arrays, weights=lambda: weights) as compute:
         assert compute.opened is not None
         expected = weights + bytes(compute.opened.state_bytes - len(weights))
         for _ in range(2):
@@ -140,7 +140,7 @@ async def test_the_founding_state_is_the_weights_that_the_recipe_names(
 
 async def test_training_learns(spec: ComputeSpec, arrays: TrainingArrays) -> None:
     """Ten rounds of one peer alone."""
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         await compute.initial(GENESIS)
         block = GENESIS
         for number in range(10):
@@ -157,7 +157,7 @@ async def test_a_contribution_that_is_left_out_leaves_no_trace(
 ) -> None:
     """Left out: the next contribution is that of a peer which never made this one. Counted: not."""
     zeros = tuple(INT8.encode(np.zeros(4096, np.float32)) for _ in range(5))
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         await compute.initial(GENESIS)
         await compute.apply_reduced(FIRST, GENESIS, zeros)
         await compute.apply(FIRST, mine_included=False)
@@ -174,7 +174,7 @@ async def test_a_contribution_that_is_left_out_leaves_no_trace(
 async def test_blocks_are_gone_back_to_and_forgotten(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         genesis = await compute.initial(GENESIS)
         work = await trained(compute, 1)
         first = (await compute.reduce(FIRST, GENESIS, [term(work)], 4)).state
@@ -202,7 +202,7 @@ async def test_blocks_are_gone_back_to_and_forgotten(
 async def test_a_reduction_is_answered_while_training_goes_on(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
-    async with open_compute(spec, arrays) as compute, trio.open_nursery() as nursery:
+    async with open_compute(spec, lambda: arrays) as compute, trio.open_nursery() as nursery:
         await compute.initial(GENESIS)
         work = await trained(compute, 1)
         ended = trio.Event()
@@ -227,7 +227,7 @@ async def test_a_reduction_is_answered_while_training_goes_on(
 async def test_a_caller_that_goes_away_cancels_its_training(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         await compute.initial(GENESIS)
         with trio.move_on_after(0.2) as scope:
             await compute.train(steps(2, 200_000))
@@ -239,7 +239,7 @@ async def test_a_caller_that_goes_away_cancels_its_training(
 async def test_after_kill_9_in_training_it_is_restarted_from_a_state(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         await compute.initial(GENESIS)
         state, work = await compute.state(GENESIS), await trained(compute, 1)
         assert compute.pid is not None
@@ -262,7 +262,7 @@ async def kill_soon(pid: int) -> None:
 async def test_a_process_that_misses_its_deadline_is_killed(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         await compute.initial(GENESIS)
         pid = compute.pid
         assert pid is not None
@@ -275,7 +275,7 @@ async def test_a_process_that_misses_its_deadline_is_killed(
 async def test_it_ends_with_its_node(spec: ComputeSpec, arrays: TrainingArrays) -> None:
     """Stdin closed, as when the node is killed: it ends by itself, in the midst of training."""
     limits = ComputeLimits(close_s=30)
-    async with open_compute(spec, arrays, limits) as compute:
+    async with open_compute(spec, lambda: arrays, limits) as compute:
         await compute.initial(GENESIS)
         pid = compute.pid
         assert pid is not None
@@ -295,7 +295,7 @@ async def ignore_death(compute: Compute) -> None:
 async def test_ctrl_c_in_the_terminal_does_not_reach_it(
     spec: ComputeSpec, arrays: TrainingArrays
 ) -> None:
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, lambda: arrays) as compute:
         assert compute.pid is not None
         assert os.getsid(compute.pid) != os.getsid(0)
 
@@ -310,7 +310,7 @@ async def test_what_cannot_be_opened_is_said(spec: ComputeSpec, arrays: Training
 
 
 async def open_and_close(spec: ComputeSpec, arrays: TrainingArrays) -> None:
-    async with open_compute(spec, arrays):
+    async with open_compute(spec, lambda: arrays):
         pass
 
 

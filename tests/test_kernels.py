@@ -242,3 +242,19 @@ def test_every_kernel_file_keeps_the_rules(path: Path) -> None:
 def test_the_result_hash_is_of_little_endian_bytes() -> None:
     values = np.array([1.0, 2.0], np.float32)
     assert result_hash(values) == result_hash(values.astype(">f4"))
+
+
+def test_a_cpu_reads_what_it_borrows_in_the_memory_of_the_host() -> None:
+    """A data set of 188 MB was held twice in the compute process."""
+    lent = np.arange(8192, dtype=np.float32)
+    borrowed, copied = DEVICE.borrow(lent), DEVICE.upload(lent)
+    assert np.array_equal(borrowed.read(), lent)
+    lent[0] = 77
+    assert (borrowed.read()[0], copied.read()[0]) == (77 if DEVICE.info.is_cpu else 0, 0)
+
+
+def test_a_device_borrows_from_memory_that_cannot_be_written() -> None:
+    read_only = np.frombuffer(np.arange(64, dtype=np.float32).tobytes(), np.float32)
+    assert np.array_equal(DEVICE.borrow(read_only).read(), read_only)
+    empty = DEVICE.borrow(np.zeros((0, 3), np.float32))
+    assert empty.read().shape == (0, 3)

@@ -68,14 +68,20 @@ class LocalMemory:
 class DeviceArray:
     """A C-ordered array in the device's memory."""
 
-    def __init__(self, device: "Device", shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        device: "Device",
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        lent: NDArray[Any] | None = None,
+    ) -> None:
         self.device = device
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.size = int(np.prod(shape, dtype=np.int64))
         self.nbytes = self.size * self.dtype.itemsize
         # OpenCL has no empty buffers, and an empty array is still a legal argument of a kernel.
-        self.handle = device.allocate(max(self.nbytes, 4))
+        self.handle = device.allocate(max(self.nbytes, 4), lent)
 
     def write(self, values: NDArray[Any]) -> None:
         """Copy values to the device; they may be changed afterwards.
@@ -110,14 +116,20 @@ class Device:
         except cl.Error as error:
             raise DeviceError(f"{self.info.title} cannot be opened: {error}") from error
 
-    def allocate(self, nbytes: int) -> Any:
+    def allocate(self, nbytes: int, lent: NDArray[Any] | None = None) -> Any:
         """A buffer of the device's memory, of undefined content.
+
+        Args:
+          lent  memory of the host to use in place of its own, read only
 
         Raises:
           DeviceError  the device has not enough memory
         """
+        flags = cl.mem_flags
         try:
-            return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, nbytes)
+            if lent is not None:
+                return cl.Buffer(self.context, flags.READ_ONLY | flags.USE_HOST_PTR, hostbuf=lent)
+            return cl.Buffer(self.context, flags.READ_WRITE, nbytes)
         except cl.Error as error:
             raise DeviceError(f"{self.info.title} gives no {nbytes} bytes: {error}") from error
 
@@ -141,6 +153,17 @@ class Device:
         array = DeviceArray(self, values.shape, values.dtype)
         array.write(values)
         return array
+
+    def borrow(self, values: NDArray[Any]) -> DeviceArray:
+        """An array that kernels only read, with the content of a host array.
+
+        A CPU works in the host's own memory, so that a data set is not held twice: whoever lends
+        values keeps them alive and as they are. Other devices get a copy.
+        """
+        lent = np.ascontiguousarray(values)
+        if not self.info.is_cpu or not lent.nbytes:
+            return self.upload(lent)
+        return DeviceArray(self, lent.shape, lent.dtype, lent)
 
     def flush(self) -> None:
         """Have the device begin with what is enqueued, without waiting for it."""

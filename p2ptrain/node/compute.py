@@ -6,7 +6,7 @@ process, sends it requests, and gives every request a deadline. If the process d
 deadline pass, it is killed with whatever it started, all requests under way raise ComputeDied,
 and so does every later one until restart() has been called with a state to go on from.
 
-    async with open_compute(spec, arrays) as compute:
+    async with open_compute(spec, read) as compute:
         digest = await compute.initial(genesis)              # or load_state(block, state)
         work = await compute.train(indices)                  # None: cancelled
         reduced = await compute.reduce(block, parent, terms, codec)      # also during train()
@@ -129,7 +129,7 @@ def compute_spec(
 @asynccontextmanager
 async def open_compute(
     spec: ComputeSpec,
-    arrays: TrainingArrays,
+    read: Callable[[], TrainingArrays],
     limits: ComputeLimits | None = None,
     weights: Callable[[], bytes] | None = None,
 ) -> AsyncIterator["Compute"]:
@@ -137,13 +137,13 @@ async def open_compute(
 
     Raises DeviceError if no device will do, ConfigError if the data do not fit the model.
 
-    arrays are copied into memory that the process shares; they may be dropped afterwards. weights
-    reads the parameters that the recipe starts from, float32-LE without padding; None: its seed
-    draws them.
+    read gives the samples, which are copied into memory that the process shares and then dropped:
+    a node does not hold its data set for as long as it runs. weights reads the parameters that the
+    recipe starts from, float32-LE without padding; None: its seed draws them.
     """
     data_fd = os.memfd_create("p2ptrain-data", os.MFD_CLOEXEC)
     try:
-        shapes = await trio.to_thread.run_sync(_write_arrays, data_fd, arrays)
+        shapes = await trio.to_thread.run_sync(_write_arrays, data_fd, read)
         with lone_exception():
             async with trio.open_nursery() as nursery:
                 compute = Compute(
@@ -368,8 +368,9 @@ def _environment(spec: ComputeSpec) -> dict[str, str]:
     return environment
 
 
-def _write_arrays(data_fd: int, arrays: TrainingArrays) -> tuple[int, int, int]:
+def _write_arrays(data_fd: int, read: Callable[[], TrainingArrays]) -> tuple[int, int, int]:
     """Lay x, y, test_x, test_y one after another into the memfd; returns (N, T, d)."""
+    arrays = read()
     (n, d), t = arrays.x.shape, arrays.test_x.shape[0]
     assert arrays.y.shape == (n,), "one label a sample"
     assert arrays.test_x.shape == (t, d), "test samples are shaped like the others"

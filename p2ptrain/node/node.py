@@ -8,6 +8,7 @@ stops it, what was opened is closed again in the right order.
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -141,9 +142,7 @@ class Node:
                         self.rounds.notice()
                 case received:
                     if isinstance(received.message, REQUESTS):
-                        answer = self.server.answer(received.message)
-                        if answer is not None:
-                            self.peers.send(received.peer, answer)
+                        self.server.serve(self.peers, received.peer, received.message)
                     else:
                         self.fetcher.deliver(received.peer, received.message)
                     if self.machines is not None:
@@ -191,9 +190,8 @@ async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary
     )
     weights = await obtain_weights(node, recipe)
     manifest = await obtain_data_set(node, recipe)
-    with node.telemetry.waiting("the data set to be unpacked"):
-        arrays = await trio.to_thread.run_sync(_arrays, node.blocks, manifest, recipe)
-    async with _open_device(node, recipe, arrays, weights, options) as compute:
+    read = partial(_arrays, node.blocks, manifest, recipe)
+    async with _open_device(node, recipe, read, weights, options) as compute:
         return await run_rounds(node, recipe, manifest, compute, options)
 
 
@@ -273,7 +271,7 @@ async def open_node(
 async def _open_device(
     node: Node,
     recipe: Recipe,
-    arrays: TrainingArrays,
+    read: Callable[[], TrainingArrays],
     weights: Callable[[], bytes] | None,
     options: JoinOptions,
 ) -> AsyncIterator[Compute]:
@@ -287,7 +285,7 @@ async def _open_device(
     limits = ComputeLimits()
     async with AsyncExitStack() as stack:
         with node.telemetry.waiting("the OpenCL device: opened and tested", limits.open_s):
-            opening = open_compute(spec, arrays, limits, weights=weights)
+            opening = open_compute(spec, read, limits, weights=weights)
             node.compute = compute = await stack.enter_async_context(opening)
         assert compute.opened is not None
         node.telemetry.report("device", name=compute.opened.device)

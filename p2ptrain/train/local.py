@@ -36,6 +36,8 @@ class TrainingData:
     y       (samples,) int32 labels
     test_x  (test samples, inputs) float32, held out
     test_y  (test samples,) int32
+
+    A CPU trains on these very arrays: nobody may change them while there is a trainer.
     """
 
     x: NDArray[np.float32]
@@ -104,7 +106,7 @@ class Trainer:
             self.operations,
             spec,
             self._weights,
-            Samples(device.upload(data.x), device.upload(data.y)),
+            Samples(device.borrow(data.x), device.borrow(data.y)),
             PlanShape(inner.batch, steps_at_once(spec, inner.batch)),
         )
         self._test_count = len(data.test_x)
@@ -113,7 +115,7 @@ class Trainer:
             self.operations,
             spec,
             self._test_weights,
-            Samples(device.upload(data.test_x), device.upload(data.test_y)),
+            Samples(device.borrow(data.test_x), device.borrow(data.test_y)),
             PlanShape(EVALUATION_BATCH, -(-self._test_count // EVALUATION_BATCH)),
         )
         self._load_test()
