@@ -38,6 +38,7 @@ class KeyRing:
     """All peers of a world, and the verifier that knows their secrets."""
 
     seed: int
+    checked: int = 0  # nobody is charged for signatures here
     _signers: dict[PeerId, SimSigner] = field(default_factory=dict)
 
     def new_signer(self) -> SimSigner:

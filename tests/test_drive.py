@@ -10,6 +10,9 @@ from trio.testing import MockClock
 
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
 from p2ptrain.node.drive import STEPS_QUEUED_MAX, Inbox, drive
+from p2ptrain.wire.limits import CHUNK_BYTES_MAX, STEPS_BYTES_MAX
+from p2ptrain.wire.messages import Blob, GetTip, Message
+from p2ptrain.wire.peer_id import PeerId
 
 STOP = "stop"
 
@@ -125,6 +128,25 @@ async def test_a_full_inbox_drops_peers_messages_and_none_of_ours(
     await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
     assert shell.done == ["ours", STOP]
     assert inbox.offer(lambda now: says())
+
+
+async def test_nobody_s_messages_take_all_the_room(autojump_clock: MockClock) -> None:
+    inbox, shell, small = Inbox[str](), Shell(), GetTip(1)
+    large = Blob("cid", bytes(CHUNK_BYTES_MAX))
+
+    def receive(now: float, sender: PeerId, message: Message) -> list[str]:
+        return []
+
+    greedy, honest = PeerId("greedy"), PeerId("honest")
+    while inbox.offer_from(greedy, large, receive):
+        pass
+    assert inbox._pool.taken_bytes <= STEPS_BYTES_MAX // 2
+    taken = sum(inbox.offer_from(honest, small, receive) for _ in range(100_000))
+    assert taken >= 1000
+    inbox.post(lambda now: says(STOP))
+    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert inbox._pool.taken_bytes == 0
+    assert not inbox._held_bytes
 
 
 async def test_two_loops_that_post_to_each_other_s_full_inboxes_both_go_on(

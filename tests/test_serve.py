@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_chain import chain_on, genesis_of, shards_of
 from swarm_router import SETTINGS
 
+from p2ptrain.node.costs import Costs
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.node.serve import Server, cut_state
 from p2ptrain.node.telemetry import Telemetry, Value
@@ -15,8 +17,22 @@ from p2ptrain.store.checkpoint import CheckpointStore
 from p2ptrain.store.transcript import Transcript
 from p2ptrain.swarm.history import History
 from p2ptrain.wire.cid import cid_of
+from p2ptrain.wire.codec import encode
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import STATE_PIECE_BYTES, STATES_CACHED
+from p2ptrain.wire.limits import (
+    CHUNK_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    SERVED_BYTES_BURST,
+    SERVED_BYTES_PER_S,
+    SERVED_BYTES_WAITING_MAX,
+    SIGNATURES_PER_PEER_BURST,
+    SIGNATURES_PER_PEER_PER_S,
+    STATE_PIECE_BYTES,
+    STATE_READS_BURST,
+    STATE_READS_PER_S,
+    STATES_CACHED,
+    STATES_CACHED_BYTES,
+)
 from p2ptrain.wire.messages import (
     Blob,
     GetBlob,
@@ -25,11 +41,13 @@ from p2ptrain.wire.messages import (
     GetState,
     GetTip,
     Headers,
+    Message,
     NotHeld,
     ReducedPiece,
     StatePiece,
     Tip,
 )
+from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_check, merkle_proofs, merkle_root
 
 GENESIS = genesis_of()
@@ -154,10 +172,112 @@ def test_a_state_is_read_and_hashed_once_however_many_pieces_are_asked_for(
     assert hashed == [3, 2]
 
 
-def test_only_a_few_states_are_remembered(server: Server) -> None:
+def test_states_are_remembered_all_if_they_are_small_else_two(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bytes_max, kept in ((STATES_CACHED_BYTES, len(CHAIN)), (1, STATES_CACHED)):
+        monkeypatch.setattr("p2ptrain.node.serve.STATES_CACHED_BYTES", bytes_max)
+        server._states.clear()
+        for link in CHAIN:
+            assert isinstance(server.answer(GetState(link.context.block, 0)), StatePiece)
+        assert len(server._states) == kept
+
+
+def test_a_peer_cannot_have_states_read_and_hashed_again_and_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2ptrain.node.serve.STATES_CACHED_BYTES", 1)  # as if they were large
+    asker, other, now = PeerId("asker"), PeerId("other"), 0.0
+    server.costs = Costs(clock=lambda: now)
+    reads: list[Digest] = []
+    assert server.ledger is not None
+    state_of_block = server.ledger.state_of
+    monkeypatch.setattr(
+        server.ledger, "state_of", lambda block: reads.append(block) or state_of_block(block)
+    )
+    requests = [GetState(link.context.block, 0) for link in CHAIN]
+    for _ in range(100):
+        for request in requests:
+            server.answer(request, asker)
+    assert len(reads) <= STATE_READS_BURST + 1
+    refused = [r for r in requests if server.answer(r, asker) == NotHeld(r)]
+    assert len(refused) == 2
+    assert isinstance(server.answer(refused[0], other), StatePiece)
+    now = 3 / STATE_READS_PER_S
+    assert isinstance(server.answer(refused[1], asker), StatePiece)
+
+
+def test_asking_for_what_is_not_held_costs_no_budget(server: Server) -> None:
+    asker = PeerId("asker")
+    for _ in range(3 * STATE_READS_BURST):
+        server.answer(GetState(UNHEARD_OF, 0), asker)
+    assert isinstance(server.answer(GetState(CHAIN[-1].context.block, 0), asker), StatePiece)
+
+
+class Outboxes:
+    """A stand-in for connected peers that read nothing."""
+
+    def __init__(self) -> None:
+        self.sent: dict[PeerId, int] = {}
+        self.transport = self
+
+    def waiting_bytes(self, peer: PeerId) -> int:
+        return self.sent.get(peer, 0)
+
+    def send(self, peer: PeerId, message: Message) -> bool:
+        self.sent[peer] = self.sent.get(peer, 0) + len(encode(message))
+        return True
+
+
+def test_an_asker_that_never_reads_costs_a_bound_and_delays_nobody(bare: Server) -> None:
+    cid = bare.blocks.put(bytes(CHUNK_BYTES_MAX))
+    peers: Any = Outboxes()
+    asker, other = PeerId("asker"), PeerId("other")
+    for _ in range(100):
+        bare.serve(peers, asker, GetBlob(cid))
+    assert peers.sent[asker] <= SERVED_BYTES_WAITING_MAX + FRAME_BYTES_MAX
+    bare.serve(peers, other, GetBlob(cid))
+    assert peers.sent[other] > CHUNK_BYTES_MAX
+
+
+def test_an_asker_beyond_its_budget_is_not_answered_until_it_has_one_again(bare: Server) -> None:
+    now = 0.0
+    bare.costs = Costs(clock=lambda: now)
+    cid = bare.blocks.put(b"chunk")
+    peers: Any = Outboxes()
+    asker = PeerId("asker")
+    bare.serve(peers, asker, GetBlob(cid))
+    sent = peers.sent[asker]
+    bare.costs.serve(asker, SERVED_BYTES_BURST + SERVED_BYTES_PER_S)
+    bare.serve(peers, asker, GetBlob(cid))
+    assert peers.sent[asker] == sent
+    now = 1.5
+    bare.serve(peers, asker, GetBlob(cid))
+    assert peers.sent[asker] == 2 * sent
+
+
+def test_signatures_are_charged_by_the_peer_and_by_the_second() -> None:
+    now = 0.0
+    costs = Costs(clock=lambda: now)
+    asker = PeerId("asker")
+    assert costs.may_check(asker, SIGNATURES_PER_PEER_BURST)
+    assert costs.may_check(asker, 0)  # what is remembered costs nothing
+    assert not costs.may_check(asker, 1)
+    assert costs.may_check(PeerId("other"), 64)
+    now = 1.0
+    assert costs.may_check(asker, SIGNATURES_PER_PEER_PER_S)
+
+
+def test_paths_of_reduced_shards_are_kept_while_the_ledger_holds_them(server: Server) -> None:
     for link in CHAIN:
-        assert isinstance(server.answer(GetState(link.context.block, 0)), StatePiece)
-    assert len(server._states) == STATES_CACHED
+        server.answer(GetReduced(link.context.block, 0))
+    assert len(server._reduced) == len(CHAIN)
+    assert server.ledger is not None
+    server.ledger._reduced.clear()
+    branch = chain_on(CHAIN[3].context, 1, "more")
+    server.ledger._reduced[branch[0].context.block] = shards_of("more0")
+    server.answer(GetReduced(branch[0].context.block, 0))
+    assert len(server._reduced) == 1
 
 
 def test_after_a_switch_the_new_branch_is_served(server: Server) -> None:

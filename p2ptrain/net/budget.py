@@ -30,6 +30,14 @@ class Budget:
         self._tokens -= amount
         return True
 
+    def owe(self, amount: float, now: float) -> None:
+        """Take amount out although it may not be there: nothing more is spent until it is.
+
+        For what is known only afterwards; ask first with spend(0).
+        """
+        self.spend(0, now)
+        self._tokens -= amount
+
 
 class Pool:
     """Bytes that several queues share; each says what it holds of them itself."""

@@ -6,6 +6,7 @@ carries the effects out in their order before it takes the next step. So a Persi
 before a Send behind it leaves, and no two calls into the machine ever overlap.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -13,10 +14,15 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.net.budget import Pool
+from p2ptrain.wire.limits import STEP_OVERHEAD_BYTES, STEPS_BYTES_MAX
+from p2ptrain.wire.messages import Message
+from p2ptrain.wire.peer_id import PeerId
 
 EffectT = TypeVar("EffectT")
 EffectCo = TypeVar("EffectCo", covariant=True)
 Step = Callable[[float], Sequence[EffectT]]
+Receive = Callable[[float, PeerId, Message], Sequence[EffectT]]
 
 STEPS_QUEUED_MAX = 4096  # a full roster's pieces of one round in shards of 1/64; then some are lost
 
@@ -35,13 +41,16 @@ class Driven(Protocol[EffectCo]):
 class Inbox(Generic[EffectT]):
     """The steps that wait for one machine, in the order in which they came.
 
-    Peers can fill it only so far; our own steps always find room, for they must not be lost, and
-    nobody waits to post: two machines that wait for each other's inbox would never move again.
+    Peers can fill it only so far, none of them more than is left for the others; our own steps
+    always find room, for they must not be lost, and nobody waits to post: two machines that wait
+    for each other's inbox would never move again.
     """
 
     def __init__(self) -> None:
         """Begin empty."""
         self._post, self._take = trio.open_memory_channel[Step[EffectT]](inf)
+        self._pool = Pool(STEPS_BYTES_MAX)
+        self._held_bytes: Counter[PeerId] = Counter()
 
     def offer(self, step: Step[EffectT]) -> bool:
         """Queue a peer's message, which it can repeat; False if the queue is full."""
@@ -49,6 +58,26 @@ class Inbox(Generic[EffectT]):
             return False
         self.post(step)
         return True
+
+    def offer_from(self, sender: PeerId, message: Message, receive: Receive[EffectT]) -> bool:
+        """Queue the call receive(now, sender, message); False if the sender's share is full."""
+        cost_bytes = len(getattr(message, "data", b"")) + STEP_OVERHEAD_BYTES
+        if not self._pool.has_room(self._held_bytes[sender], cost_bytes):
+            return False
+
+        def step(now: float) -> Sequence[EffectT]:
+            self._count(sender, -cost_bytes)
+            return receive(now, sender, message)
+
+        self._count(sender, cost_bytes)
+        self.post(step)
+        return True
+
+    def _count(self, sender: PeerId, more_bytes: int) -> None:
+        self._pool.taken_bytes += more_bytes
+        self._held_bytes[sender] += more_bytes
+        if not self._held_bytes[sender]:
+            del self._held_bytes[sender]
 
     def post(self, step: Step[EffectT]) -> None:
         """Queue a step of our own."""

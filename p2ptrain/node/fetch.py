@@ -48,7 +48,7 @@ class Fetcher:
         """Take a message that may answer a request; there is nobody to take it at other times."""
         if not self._fetching:
             return
-        self._inbox.offer(lambda now: self._download.receive(now, sender, message))
+        self._inbox.offer_from(sender, message, self._download.receive)
 
     def peers_changed(self) -> None:
         """Somebody came or went."""

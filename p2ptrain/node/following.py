@@ -69,8 +69,8 @@ class Following(Generic[KeeperT]):
     # --- what comes in ----------------------------------------------------------------------
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Deal a message out. A full inbox drops it: machines never rely on delivery."""
-        self.to_catchup.offer(lambda now: self.catchup.receive(now, sender, message))
-        self.to_statesync.offer(lambda now: self.statesync.receive(now, sender, message))
+        self.to_catchup.offer_from(sender, message, self.catchup.receive)
+        self.to_statesync.offer_from(sender, message, self.statesync.receive)
 
     def peers_changed(self) -> None:
         """Somebody came or went."""

@@ -12,8 +12,10 @@ import trio
 
 from p2ptrain.compress.blocks import MalformedShard
 from p2ptrain.compress.codecs import CODECS
+from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.node.compute import Compute, ComputeRefused
 from p2ptrain.node.compute_process import ComputeDied
+from p2ptrain.node.costs import Costs
 from p2ptrain.node.drive import Inbox, drive
 from p2ptrain.node.following import Following
 from p2ptrain.node.votes import Votes
@@ -32,8 +34,9 @@ from p2ptrain.swarm.effects import (
 )
 from p2ptrain.swarm.history import Link
 from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.limits import SERVED_BYTES_WAITING_MAX
 from p2ptrain.wire.messages import Averaging as AveragingMessage
-from p2ptrain.wire.messages import Certified, Message, Norm2
+from p2ptrain.wire.messages import Certified, GetContribution, Message, Norm2
 from p2ptrain.wire.peer_id import PeerId
 
 INLINE_BYTES_MAX = 1 << 14  # pieces up to this size are checked without a thread
@@ -52,6 +55,7 @@ class Machines(Following[Compute]):
     votes: Votes
     averaging: Averaging
     to_averaging: Inbox[Effect] = field(default_factory=Inbox)
+    _costs: Costs = field(default_factory=Costs)
     _unfinished: dict[Digest, Reduce] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -70,9 +74,23 @@ class Machines(Following[Compute]):
     def deliver(self, sender: PeerId, message: Message) -> None:
         """Deal a message out. A full inbox drops it: machines never rely on delivery."""
         if isinstance(message, AveragingMessage):  # nearly all of them, in a round
-            self.to_averaging.offer(lambda now: self.averaging.receive(now, sender, message))
+            waiting_bytes = self.peers.transport.waiting_bytes(sender)
+            if isinstance(message, GetContribution) and waiting_bytes > SERVED_BYTES_WAITING_MAX:
+                return  # whoever does not read what it asked for need not be sent more
+            self.to_averaging.offer_from(sender, message, self._receive)
         else:
             super().deliver(sender, message)
+
+    def _receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
+        """Hand a message to the averaging machine, and charge its sender for the signatures."""
+        verifier = self.averaging.config.verifier
+        before = verifier.checked
+        try:
+            return self.averaging.receive(now, sender, message)
+        finally:
+            if not self._costs.may_check(sender, verifier.checked - before):
+                fault = "it made us check more signatures than it may"
+                self.peers.strike(RemoteProtocolError(sender, "transport 5", fault))
 
     def peers_changed(self) -> None:
         """Somebody came or went."""

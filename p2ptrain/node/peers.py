@@ -273,7 +273,9 @@ class Peers:
                 case Connected(peer, data) as event:
                     self._welcome(event, unpack(Hello, data))
                     yield Arrived(peer)
-                case Disconnected(peer, reason):
+                case Disconnected(peer, reason, rule):
+                    if rule is not None:
+                        self.strike(RemoteProtocolError(peer, rule, reason))
                     self._via_loopback.pop(peer, None)
                     self._dialling.disconnected(peer, trio.current_time())
                     self._news.set()

@@ -3,18 +3,31 @@
 Every answer is made from what is held at that moment and goes into the asker's bounded outbox;
 what is not held is answered with NotHeld, so that the asker turns to another peer at once. The
 asker checks every byte by its hash, so serving needs no trust and takes no part in the protocol.
+
+An honest asker has eight requests on the way at most. Who leaves SERVED_BYTES_WAITING_MAX of
+answers unread, or has had more than its budget (node/costs.py), is not answered; who has a state
+read from disk again and again is told that it is not held.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from p2ptrain.errors import StoreError
+from p2ptrain.node.costs import Costs
 from p2ptrain.node.ledger import Ledger
+from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import parse_cid
 from p2ptrain.wire.digest import Digest
-from p2ptrain.wire.limits import REDUCED_CACHED, STATE_PIECE_BYTES, STATES_CACHED
+from p2ptrain.wire.limits import (
+    CHECKPOINTS_KEPT,
+    REDUCED_CACHED,
+    SERVED_BYTES_WAITING_MAX,
+    STATE_PIECE_BYTES,
+    STATES_CACHED,
+    STATES_CACHED_BYTES,
+)
 from p2ptrain.wire.messages import (
     Blob,
     GetBlob,
@@ -28,6 +41,7 @@ from p2ptrain.wire.messages import (
     StatePiece,
     Tip,
 )
+from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_proofs
 
 Request = GetTip | GetHeaders | GetState | GetReduced | GetBlob
@@ -56,11 +70,26 @@ class Server:
     blocks: BlockStore
     telemetry: Telemetry
     ledger: Ledger | None = None
+    costs: Costs = field(default_factory=Costs)
     _states: OrderedDict[Digest, _Proven] = field(default_factory=OrderedDict)
     _reduced: OrderedDict[Digest, _Proven] = field(default_factory=OrderedDict)
 
-    def answer(self, request: Request) -> Message | None:
-        """The answer to a request; None where silence is the answer."""
+    def serve(self, peers: Peers, asker: PeerId, request: Request) -> None:
+        """Answer a request of a connected peer, as far as it is entitled to it."""
+        waiting_bytes = peers.transport.waiting_bytes(asker)
+        if waiting_bytes > SERVED_BYTES_WAITING_MAX or not self.costs.may_be_served(asker):
+            return
+        answer = self.answer(request, asker)
+        if answer is not None:
+            peers.send(asker, answer)
+            answer_bytes = peers.transport.waiting_bytes(asker) - waiting_bytes
+            self.costs.serve(asker, max(answer_bytes, 0))
+
+    def answer(self, request: Request, asker: PeerId | None = None) -> Message | None:
+        """The answer to a request; None where silence is the answer.
+
+        asker  who pays for what it costs; None: nobody
+        """
         match request:
             case GetTip():
                 return self._tip()
@@ -69,7 +98,7 @@ class Server:
             case GetBlob(cid):
                 return self._blob(request, cid)
             case GetState(block, index):
-                pieces = self._state(block)
+                pieces = self._state(block, asker)
                 if index >= len(pieces.leaves):
                     return NotHeld(request)
                 return StatePiece(block, index, pieces.proofs[index], pieces.leaves[index])
@@ -96,32 +125,47 @@ class Server:
             return NotHeld(request)
         return NotHeld(request) if content is None else Blob(text, content)
 
-    def _state(self, block: Digest) -> _Proven:
+    def _state(self, block: Digest, asker: PeerId | None) -> _Proven:
         """The pieces of a state that is on disk, remembered while it is being fetched."""
         if block not in self._states:
+            if asker is not None and not self.costs.may_read_state(asker):
+                return _NOTHING
             state = self.ledger.state_of(block) if self.ledger else None
             if state is None:
                 return _NOTHING
-            _remember(self._states, block, cut_state(state), STATES_CACHED)
+            if asker is not None:
+                self.costs.read_state(asker)
+            self._states[block] = _proven(cut_state(state))
+            self._forget_states()
         self._states.move_to_end(block)
         return self._states[block]
 
+    def _forget_states(self) -> None:
+        """Keep all that can be asked for, if small: asking for them in turn must cost nothing."""
+        sizes = [sum(map(len, held.leaves)) for held in self._states.values()]
+        while len(sizes) > CHECKPOINTS_KEPT or (
+            len(sizes) > STATES_CACHED and sum(sizes) > STATES_CACHED_BYTES
+        ):
+            self._states.popitem(last=False)
+            del sizes[0]
+
     def _shards(self, block: Digest) -> _Proven:
         """The reduced shards of a block, which the ledger holds."""
-        shards = self.ledger.reduced_of(block) if self.ledger else None
-        if shards is None:
+        ledger = self.ledger
+        shards = ledger.reduced_of(block) if ledger else None
+        if ledger is None or shards is None:
             return _NOTHING
         if block not in self._reduced:
-            _remember(self._reduced, block, shards, REDUCED_CACHED)
+            for gone in [each for each in self._reduced if ledger.reduced_of(each) is None]:
+                del self._reduced[gone]
+            self._reduced[block] = _proven(shards)
+            while len(self._reduced) > REDUCED_CACHED:
+                self._reduced.popitem(last=False)
         return self._reduced[block]
 
 
-def _remember(
-    cache: OrderedDict[Digest, _Proven], block: Digest, leaves: tuple[bytes, ...], entries_max: int
-) -> None:
-    cache[block] = _Proven(leaves, merkle_proofs(leaves))
-    while len(cache) > entries_max:
-        cache.popitem(last=False)
+def _proven(leaves: tuple[bytes, ...]) -> _Proven:
+    return _Proven(leaves, merkle_proofs(leaves))
 
 
 def cut_state(state: bytes) -> tuple[bytes, ...]:

@@ -38,6 +38,8 @@ class Signer(Protocol):
 class Verifier(Protocol):
     """Checks anyone's signatures."""
 
+    checked: int  # signatures that were really computed, not remembered
+
     def verify(self, peer: PeerId, data: bytes, signature: bytes) -> bool:
         """Whether `peer` signed `data`."""
 
@@ -63,6 +65,7 @@ class Ed25519Verifier:
     """Checks Ed25519 signatures, and remembers good ones: relayed statements come many times."""
 
     def __init__(self) -> None:
+        self.checked = 0
         self._keys: OrderedDict[PeerId, Ed25519PublicKey] = OrderedDict()
         self._verified: OrderedDict[Digest, None] = OrderedDict()
 
@@ -72,6 +75,7 @@ class Ed25519Verifier:
         if name in self._verified:
             self._verified.move_to_end(name)
             return True
+        self.checked += 1
         try:
             self._key_of(peer).verify(signature, data)
         except InvalidSignature:  # not remembered: a liar must not push the good ones out
