@@ -163,15 +163,20 @@ async def test_a_book_that_cannot_be_opened_is_said_and_the_node_runs_all_the_sa
         assert "cannot open the address book" in str(warning["text"])
 
 
-async def test_the_topics_of_others_are_not_written_down(tmp_path: Path) -> None:
+async def test_members_are_written_down_by_their_swarm_and_seeders_by_their_data_set(
+    tmp_path: Path,
+) -> None:
+    """Members of another swarm that learns from the same data would only refuse us."""
     reports: list[Mapping[str, Value]] = []
-    peer = load_or_create(tmp_path / "identity").peer_id
-    address = f"/ip4/192.0.2.1/tcp/4001/p2p/{peer}"
-    async with open_memory(tmp_path / "book", [SWARM], Telemetry(reports.append)) as memory:
-        memory.note(Met(peer, ("other", SWARM), (address,), 1e9))
+    member, seeder = (load_or_create(tmp_path / name).peer_id for name in ("one", "two"))
+    address = "/ip4/192.0.2.1/tcp/4001/p2p/"
+    async with open_memory(tmp_path / "book", [SWARM, DATA], Telemetry(reports.append)) as memory:
+        memory.note(Met(member, ("other", SWARM, DATA), (address + member,), 1e9))
+        memory.note(Met(seeder, (DATA,), (address + seeder,), 1e9))
         await memory.flush()
         assert await memory.recall(["other"]) == []
-        assert [each.address for each in await memory.recall([SWARM])] == [address]
+        assert [each.peer for each in await memory.recall([SWARM])] == [member]
+        assert [each.peer for each in await memory.recall([DATA])] == [seeder]
     assert not reports
 
 

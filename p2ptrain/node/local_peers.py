@@ -7,7 +7,7 @@ a network without multicast is nothing that a user must mend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from p2ptrain.node.telemetry import Telemetry
 if TYPE_CHECKING:
     from p2ptrain.net.mdns import LocalNetwork
 
+LOOK_AROUND_S = 3.0  # answers take one second, or two on a busy network
+
 
 @dataclass
 class LocalPeers:
@@ -30,6 +32,7 @@ class LocalPeers:
     telemetry: Telemetry
     _network: LocalNetwork | None = None
     _warned: bool = False
+    _found_any: trio.Event = field(default_factory=trio.Event)
 
     async def run(self) -> None:
         """Announce and listen until cancelled."""
@@ -41,6 +44,11 @@ class LocalPeers:
         )
         await self._network.run()
 
+    async def look_around(self) -> None:
+        """Wait for somebody to be found, LOOK_AROUND_S at most."""
+        with trio.move_on_after(LOOK_AROUND_S):
+            await self._found_any.wait()
+
     def topics_changed(self) -> None:
         """The node takes part in something more."""
         if self._network is not None:
@@ -48,6 +56,7 @@ class LocalPeers:
 
     def _found(self, addresses: tuple[str, ...]) -> None:
         self.peers.know(addresses, Source.HEARSAY)
+        self._found_any.set()
 
     def _failed(self, why: str) -> None:
         if not self._warned:

@@ -75,6 +75,8 @@ async def _fetch(node: Node, recipe: Recipe, what: str, cids: Sequence[Cid], adv
     """
     founded_here = recipe.founder.key == node.identity.peer_id
     lacking = not all(node.blocks.has(cid) for cid in cids)
+    if founded_here and lacking and not node.peers.anybody and node.local is not None:
+        await node.local.look_around()
     if founded_here and lacking and not node.peers.anybody:
         raise ConfigError(
             f"the {what} of the recipe {recipe.name!r} is not in this home, and there is no peer "

@@ -29,7 +29,8 @@ _T = TypeVar("_T")
 class Memory:
     """What a node remembers of peers.
 
-    topics   what this node takes part in or serves; others' topics are not written down
+    topics   what this node takes part in or serves, the swarm first; others' topics are not
+             written down
     ports    the port that each listen address had last
     """
 
@@ -44,7 +45,10 @@ class Memory:
     def note(self, note: Note) -> None:
         """Write something down, soon; when the disk is slow, the newest notes are kept."""
         if isinstance(note, Met | Reached):
-            note = replace(note, topics=tuple(t for t in self.topics if t in note.topics))
+            shared = tuple(topic for topic in self.topics if topic in note.topics)
+            note = replace(
+                note, topics=shared[:1]
+            )  # a member by its swarm, not by its data as well
         if self._book is not None:
             self._notes.append(note)
             self._news.set()
