@@ -27,6 +27,7 @@ from p2ptrain.wire.limits import LISTING_TIMEOUT_S, SELFTEST_TIMEOUT_S
 PROGRAM = "p2ptrain.cli.device_trial"  # not imported: it loads pyopencl
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
 VENDORS_FOLDER = Path("/etc/OpenCL/vendors")
+BUNDLED = "a driver inside the package pyopencl"
 WITHOUT_DRIVER = """\
 no OpenCL driver was found on this machine.
 For the CPU: pip install 'pyopencl[pocl]' brings PoCL along, as the lock file does; or, on Debian,
@@ -96,7 +97,7 @@ def list_devices(cache: Path) -> tuple[list[Found], list[Broken]]:
         environment = {VENDORS_VARIABLE: str(icd)}
         alone = ask(PROGRAM, ["list"], LISTING_TIMEOUT_S, environment)
         if isinstance(alone, Died):
-            broken.append(Broken(str(icd) if icd != cache else "pyopencl's PoCL", alone.reason))
+            broken.append(Broken(str(icd) if icd != cache else BUNDLED, alone.reason))
         else:
             devices += [Found(facts, environment) for facts in alone]
     if len(broken) in (0, len(tried)):
@@ -156,10 +157,11 @@ def as_object(devices: list[Found], trials: list[dict[str, Any]], broken: list[B
 def words_for(facts: Mapping[str, Any], trial: Mapping[str, Any] | None) -> list[str]:
     """Lines about one device; the first is its title alone, to be copied."""
     free = {"free": "free software", "proprietary": "not free software"}
+    units = facts["compute_units"]
     lines = [
         facts["title"],
-        f"    {facts['kind'].upper()} of {facts['vendor']}, {facts['compute_units']} compute "
-        f"units, {_gigabytes(facts['memory_bytes'])} of memory, "
+        f"    {facts['kind'].upper()} of {facts['vendor']}, {units} compute "
+        f"unit{'' if units == 1 else 's'}, {_gigabytes(facts['memory_bytes'])} of memory, "
         f"{_gigabytes(facts['allocation_bytes_max'])} in one buffer",
         f"    driver {facts['driver_version']}, {facts['opencl_c_version']}; "
         f"{free.get(facts['freedom'], 'licence unknown')} ({facts['licence']})",

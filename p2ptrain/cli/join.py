@@ -39,7 +39,9 @@ def command(
         int | None,
         typer.Option(min=1, help="Local steps in a round, for a slow machine (default: all)."),
     ] = None,
-    device: Annotated[str, typer.Option(help="OpenCL device by name (default: PoCL's CPU).")] = "",
+    device: Annotated[
+        str, typer.Option(help="OpenCL device by name: see p2ptrain devices (default: PoCL's CPU).")
+    ] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads to compute with; 0: all.")] = 0,
     no_mdns: NoMdns = False,
     home: Home = None,
