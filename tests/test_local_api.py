@@ -58,7 +58,7 @@ async def asked(folder: Path, request: str) -> object:
 
 
 async def connect(folder: Path) -> trio.SocketStream:
-    return await trio.open_unix_socket(folder / SOCKET_NAME)
+    return await trio.open_unix_socket(str(folder / SOCKET_NAME))
 
 
 async def line_of(stream: trio.SocketStream) -> dict[str, dict[str, str]]:

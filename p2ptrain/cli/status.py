@@ -5,13 +5,13 @@ import json
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from p2ptrain.cli.options import Home, Json
 from p2ptrain.config_local import node_config
 from p2ptrain.node.local_client import NodeSilent, ask
 from p2ptrain.node.status import PeerStatus, ProcessStatus, Status, parse_status
 
+NAME_CHARS = 12
 PEER_CHARS = 12  # of an id, from its end: all begin alike
 DIGEST_CHARS = 12
 
@@ -34,30 +34,32 @@ def command(home: Home = None, as_json: Json = False) -> None:
 
 def show(status: Status, console: Console) -> None:
     """Print a status for people."""
-    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
     for name, value in _facts(status):
-        facts.add_row(name, value)
-    console.print(facts)
-    if status.peers:
+        console.print(f"{name:<{NAME_CHARS}}", style="bold", end="")
+        console.print(value, soft_wrap=True)  # links are to be copied whole
+    connected = [peer for peer in status.peers if peer.connected]
+    if connected:
         console.print()
-        console.print(_peers(status.peers))
-    if status.notices:
-        console.print()
-        for notice in status.notices:
-            console.print(f"{_age(notice.age_s)} ago  {notice.kind}: {notice.text}", soft_wrap=True)
+        console.print(_connected(connected))
+    notices = [f"{_age(n.age_s)} ago, {n.kind}: {n.text}" for n in status.notices]
+    for title, lines in (("peers", _remarks(status)), ("happened", notices)):
+        for number, line in enumerate(lines):
+            if number == 0:
+                console.print()
+            console.print(f"{title if number == 0 else '':<{NAME_CHARS}}", style="bold", end="")
+            console.print(line, soft_wrap=True)
 
 
-def _facts(status: Status) -> list[tuple[str, str | Text]]:
+def _facts(status: Status) -> list[tuple[str, str]]:
     """Everything but the peers, a line each."""
-    facts: list[tuple[str, str | Text]] = [
+    facts: list[tuple[str, str]] = [
         ("peer", status.peer),
-        (
-            "node",
-            f"{status.command}, {status.phase}, up {_age(status.uptime_s)}, {_version(status)}",
-        ),
-        *[("listens at", address) for address in status.addresses[:1]],
+        ("node", f"{status.command}, {status.phase}, up {_age(status.uptime_s)}"),
+        ("version", status.version),
+    ]
+    facts += [
+        ("listens at" if number == 0 else "", address)
+        for number, address in enumerate(status.addresses)
     ]
     if status.swarm is not None:
         facts.append(("swarm", f"{status.swarm.swarm} ({status.swarm.name})"))
@@ -85,16 +87,16 @@ def _facts(status: Status) -> list[tuple[str, str | Text]]:
     return facts
 
 
-def _progress(status: Status) -> list[tuple[str, str | Text]]:
+def _progress(status: Status) -> list[tuple[str, str]]:
     """The chain, the agreement on its next block, and how good the network is."""
-    facts: list[tuple[str, str | Text]] = []
+    facts: list[tuple[str, str]] = []
     chain, agreement, last = status.chain, status.agreement, status.last_round
     if chain is not None:
         rounds = f" of {status.swarm.rounds}" if status.swarm is not None else ""
         branch = f"branch {chain.branch_depth}" if chain.branch_depth else "trunk"
         role = "a voter" if chain.voter else "a member" if chain.member else "no member"
         behind = chain.height - (chain.applied_height or 0)
-        lag = f", our state is {behind} blocks behind" if behind else ""
+        lag = f", our state {behind} behind" if behind else ""
         voters = sum(member.voter for member in chain.members)
         facts += [
             ("round", f"{chain.round}{rounds}, height {chain.height}, {branch}{lag}"),
@@ -131,28 +133,38 @@ def _rates(status: Status) -> str:
     return f"{rates.samples_s:,.0f} samples/s, {rates.rounds_s:.3g} rounds/s, {traffic}"
 
 
-def _peers(peers: tuple[PeerStatus, ...]) -> Table:
+def _connected(peers: list[PeerStatus]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("peer", "is", "connected", "rtt", "quiet"):
         table.add_column(name, no_wrap=True)
-    for name in ("sent", "received", "out/s", "in/s", "strikes"):
+    for name in ("sent", "received", "out/s", "in/s"):
         table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("", overflow="fold")
     for peer in peers:
         table.add_row(
             short(peer.peer),
             _role(peer),
-            _age(peer.connected_s) if peer.connected else "no",
+            _age(peer.connected_s),
             f"{peer.rtt_s * 1e3:.1f} ms" if peer.rtt_s is not None else "",
             _age(peer.quiet_s) if peer.quiet_s is not None else "",
             _bytes(peer.bytes_sent),
             _bytes(peer.bytes_received),
             _bytes(peer.sent_bytes_s),
             _bytes(peer.received_bytes_s),
-            str(peer.strikes),
-            _dial(peer),
         )
     return table
+
+
+def _remarks(status: Status) -> list[str]:
+    """What is unusual about a peer: it is not connected, was struck, or runs something else."""
+    remarks: list[str] = []
+    for peer in status.peers:
+        if not peer.connected:
+            remarks.append(f"{short(peer.peer)} is not connected; {_dial(peer)}")
+        if peer.strikes:
+            remarks.append(f"{short(peer.peer)} broke the protocol {peer.strikes} times")
+        if peer.agent not in (None, f"p2ptrain/{status.version}"):
+            remarks.append(f"{short(peer.peer)} runs {peer.agent}")
+    return remarks
 
 
 def _role(peer: PeerStatus) -> str:
@@ -164,20 +176,16 @@ def _role(peer: PeerStatus) -> str:
 
 
 def _dial(peer: PeerStatus) -> str:
-    if peer.dial is None:
-        return peer.agent or ""
+    if peer.dial is None or peer.dial.next_try_s is None:
+        return "not dialled"
     at = peer.dial.next_try_s
-    when = "not tried again" if at is None else f"tried in {_age(at)}" if at else "tried now"
-    return f"{when}: {peer.dial.last_error}" if peer.dial.last_error else when
+    when = f"next try in {_age(at)}" if at else "being dialled"
+    return f"{when}; the last failed: {peer.dial.last_error}" if peer.dial.last_error else when
 
 
 def short(peer: str) -> str:
     """A peer id as tables have room for it."""
     return f"...{peer[-PEER_CHARS:]}"
-
-
-def _version(status: Status) -> str:
-    return f"p2ptrain {status.version}"
 
 
 def _process(process: ProcessStatus) -> str:
