@@ -60,7 +60,7 @@ def model_inputs(samples: Samples, scale: float) -> NDArray[np.float32]:
     way, so all peers get the same bits.
     """
     flat = samples.x.reshape(len(samples.x), -1).astype(np.float32)
-    return flat * np.float32(scale)
+    return np.multiply(flat, np.float32(scale), out=flat)  # in place: it may be large
 
 
 def check_fits(manifest: Manifest, layers: Sequence[int]) -> None:
