@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
 from p2ptrain.node.drive import STEPS_QUEUED_MAX, Inbox, drive
+from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.limits import CHUNK_BYTES_MAX, STEPS_BYTES_MAX
 from p2ptrain.wire.messages import Blob, GetTip, Message
 from p2ptrain.wire.peer_id import PeerId
@@ -132,7 +133,8 @@ async def test_a_full_inbox_drops_peers_messages_and_none_of_ours(
 
 async def test_nobody_s_messages_take_all_the_room(autojump_clock: MockClock) -> None:
     inbox, shell, small = Inbox[str](), Shell(), GetTip(1)
-    large = Blob("cid", bytes(CHUNK_BYTES_MAX))
+    content = bytes(CHUNK_BYTES_MAX)
+    large = Blob(cid_of(content), content)
 
     def receive(now: float, sender: PeerId, message: Message) -> list[str]:
         return []

@@ -192,9 +192,12 @@ def test_a_peer_cannot_have_states_read_and_hashed_again_and_again(
     reads: list[Digest] = []
     assert server.ledger is not None
     state_of_block = server.ledger.state_of
-    monkeypatch.setattr(
-        server.ledger, "state_of", lambda block: reads.append(block) or state_of_block(block)
-    )
+
+    def counted(block: Digest) -> bytes | None:
+        reads.append(block)
+        return state_of_block(block)
+
+    monkeypatch.setattr(server.ledger, "state_of", counted)
     requests = [GetState(link.context.block, 0) for link in CHAIN]
     for _ in range(100):
         for request in requests:
