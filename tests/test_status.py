@@ -1,4 +1,4 @@
-"""`p2ptrain status`: what is in it, how it is read and drawn (test_status_processes: real nodes)."""
+"""`p2ptrain status`: what is in it, how it is read and drawn. Real nodes: test_status_processes."""
 
 import json
 import os

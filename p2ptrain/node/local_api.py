@@ -19,6 +19,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ class _LocalApi:
     def __init__(self, table: Mapping[str, Answerer]) -> None:
         self._table = table
         self._clients = 0
+        self._next_turn_at = -inf
 
     async def serve_client(self, stream: trio.SocketStream) -> None:
         """One client, from its first word to its last."""
@@ -109,8 +111,14 @@ class _LocalApi:
             if len(line) > API_REQUEST_BYTES_MAX:
                 most = ApiError("too long", f"a request has {API_REQUEST_BYTES_MAX} bytes at most")
                 return await _send(stream, _refusal(most))
+            await self._turn()
             await _send(stream, self._answer(line))
-            await trio.sleep(API_PACE_S)
+
+    async def _turn(self) -> None:
+        """Wait for one's turn: whoever asks in a loop must not keep the node from its work."""
+        at = max(self._next_turn_at, trio.current_time())
+        self._next_turn_at = at + API_PACE_S
+        await trio.sleep_until(at)
 
     def _answer(self, line: bytes) -> bytes:
         try:

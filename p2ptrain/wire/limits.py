@@ -139,6 +139,7 @@ WEIGHT_BLOCKS_MAX = PARAMETERS_MAX * 4 // CHUNK_BYTES_MAX  # the largest network
 WEIGHT_TENSORS_MAX = 2 * LAYERS_MAX  # a weight and a bias a layer
 TENSOR_NAME_CHARS_MAX = 64  # layer63.weight has 14; room for other networks
 TENSOR_DIMENSIONS_MAX = 8  # a convolution over volumes has 5
+OWN_STATE_BYTES_MAX = 16 * PARAMETERS_MAX  # a residual and two moments, float32 each, with room
 SAFETENSORS_HEADER_BYTES_MAX = 1 << 24  # 100,000 tensors; the format itself allows 100 MB
 
 # --- finding peers -----------------------------------------------------------------------------
@@ -152,7 +153,7 @@ API_ANSWER_BYTES_MAX = 1 << 20  # a status with 192 peers and their addresses ha
 API_CLIENTS_MAX = 8  # a shell, a page, a few scripts
 API_IDLE_S = 60.0  # a client that asks for nothing gives its place to another
 API_WRITE_TIMEOUT_S = 5.0  # one that does not read its answer, too
-API_PACE_S = 0.05  # between two answers to a client: eight in a loop take a tenth of a core at most
+API_PACE_S = 0.03  # between two answers: a status of 128 peers takes 3 ms, so a tenth of a core
 PEERS_RECALLED = 32  # of each topic, from earlier runs: a quarter of the dials that are kept
 ADDRESSES_REMEMBERED = 8192  # rows of the address book: eight full rosters, each with 16; 2 MB
 ADDRESS_AGE_DAYS_MAX = 90  # who was not met for a season has moved
@@ -170,3 +171,4 @@ SET_ASIDE_MAX = 64  # damaged files of one name that are kept; a disk that fails
 LISTING_TIMEOUT_S = 60.0  # loading every driver of a machine takes under a second; a cold disk 20
 SELFTEST_TIMEOUT_S = 180.0  # under 2 s on a CPU, 33 s on a loaded machine; a simulator takes longer
 ANSWER_BYTES_MAX = 1 << 24  # a device is 2 kB of JSON; what a driver prints is cut here too
+SIT_OUT_VIEWS_MAX = 64  # failed views in a row that a forgetful peer believes in: an hour of 60 s
