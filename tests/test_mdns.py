@@ -13,9 +13,12 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.core import TyperGroup
+from typer.main import get_command
 from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo
 
+from p2ptrain.cli.main import app
 from p2ptrain.net.identity import identity_of
 from p2ptrain.net.mdns import (
     MARK_CHARS,
@@ -27,6 +30,7 @@ from p2ptrain.net.mdns import (
     properties_of,
     read_announcement,
 )
+from p2ptrain.node.local_swarm import peer_environment
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.limits import ADDRESSES_MAX, MDNS_TOPICS_MAX
 from p2ptrain.wire.peer_id import PeerId
@@ -130,6 +134,18 @@ def test_loopback_is_announced_only_by_who_listens_nowhere_else_and_one_port_onl
         2,
     )
     assert hosts(("fe80::1", 1)) == ([], 0)
+
+
+def test_peers_of_the_demo_and_of_tests_do_not_announce_themselves() -> None:
+    """`join` and `seed` announce unless told otherwise; the environment tells it to all of them."""
+    commands = get_command(app)
+    assert isinstance(commands, TyperGroup)
+    seed = commands.commands["seed"]
+    assert isinstance(seed, TyperGroup)
+    for command in (commands.commands["join"], *seed.commands.values()):
+        (option,) = [option for option in command.params if option.name == "no_mdns"]
+        assert option.default is False
+        assert option.envvar in peer_environment()
 
 
 # --- on the network -----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 A node announces one service of the type _p2ptrain._tcp.local. (RFC 6762, RFC 6763) on the networks
 that it listens at, on loopback only if it listens nowhere else, and listens for those of others.
-protocol/transport.md section 5 has the records. The announcement names the peer id, the port and
+protocol/transport.md section 6 has the records. The announcement names the peer id, the port and
 addresses, and a mark of each topic: 64 bits of a hash, which tell members of a swarm that others
 are here, and tell nobody else which swarm it is.
 
