@@ -145,6 +145,13 @@ class Judge:
         if by not in self.liars and error.peer not in self.liars and self.tolerable():
             raise ViolationError("S5", f"{by[-6:]} struck honest {error}")
 
+    def doubled(self, peer: PeerId, view: int) -> None:
+        """A peer believes that somebody else uses its key; nobody but a liar's twin does."""
+        if peer not in self.liars:
+            raise ViolationError(
+                "S5", f"{peer[-6:]} took its own vote of view {view} for another's"
+            )
+
     def proved(self, by: PeerId, proof: Proof) -> None:
         """A peer has a proof against another."""
         if by not in self.liars and proof.first.signer not in self.liars:

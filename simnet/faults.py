@@ -71,6 +71,7 @@ class Plan:
     view_s    deadline of the first view: the shorter, the more views end without a certificate
     grace_s   what the first proposer waits for late contributions
     leavers   index of a peer -> second at which it asks to be let go
+    copied    index of a peer -> seconds at which a copy of its disk is made, and put in its place
     last_day  index of a peer -> effects it still carries out once anyone adopts the last round
     """
 
@@ -84,6 +85,7 @@ class Plan:
     view_s: float = 10.0
     grace_s: float = 2.0
     leavers: dict[int, float] = field(default_factory=dict)
+    copied: dict[int, tuple[float, float]] = field(default_factory=dict)
     last_day: dict[int, int] = field(default_factory=dict)
 
     @property

@@ -88,6 +88,33 @@ def draw_blackout(rng: random.Random, members: int) -> Plan:
     )
 
 
+def draw_restored(rng: random.Random, members: int) -> Plan:
+    """No liars; a member comes back with an old copy of its disk, and votes that it forgot.
+
+    All others come back with what they know: who could say what was forgotten if they did not?
+    """
+    count = members or rng.randint(2, 6)
+    heal_s = 14.0
+    who = rng.randrange(count)
+    copied_at = rng.uniform(0.0, 6.0)
+    lost_at = copied_at + rng.choice([0.1, 1.0, 4.0]) * rng.uniform(0.5, 1.5)
+    back_at = lost_at + rng.choice([0.0, 0.5, 3.0])
+    others = [o for o in draw_crashes(rng, count, heal_s) if o.end_s < inf and who not in o.peers]
+    targets = rng.choice([("Vote", "Certified"), ("Certified",), ("Vote",), ()])
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={},
+        train_s=tuple(rng.choice([0.1, 0.1, 1.0, 3.0]) for _ in range(count)),
+        network=Network(0.03, 0.02, 0.0, False, targets, rng.choice([0.5, 0.8, 0.95])),
+        outages=(*others, Outage(CRASH, (who,), lost_at, back_at)),
+        heal_s=heal_s,
+        view_s=1.0,
+        grace_s=0.3,
+        copied={who: (copied_at, lost_at)},
+    )
+
+
 def draw_pair(rng: random.Random, members: int) -> Plan:
     """Two members, one of which goes away for longer than T_branch, and comes back."""
     del members

@@ -35,6 +35,7 @@ from simnet.plans import (
     draw_liars,
     draw_pair,
     draw_quiet,
+    draw_restored,
     draw_scheme,
     draw_split,
     draw_storm,
@@ -109,6 +110,7 @@ SCENARIOS = {
         Scenario("int8", draw_quiet, codec=8),
         Scenario("finish", draw_crash, rounds=6),
         Scenario("blackout", draw_blackout, rounds=6),
+        Scenario("restored", draw_restored),
     )
 }
 DRAWN = (
@@ -119,7 +121,7 @@ DRAWN = (
     *("join",) * 3,
     *("storm",) * 2,
     *("pair", "pair", "split", "split", "finish", "encoded", "int4", "int8"),
-    *("blackout",) * 2,
+    *("blackout", "restored") * 2,
 )
 
 
@@ -208,6 +210,12 @@ class Run:
             self.world.at(back, "", lambda i=i: self._boot_stopped(i))  # type: ignore[misc]
         self.last_day = {}
 
+    def _copy(self, index: int, lost_at: float) -> None:
+        """Make a copy of a peer's disk, and put it in the place of the disk later."""
+        shell = self.shells[index][0]
+        backup = shell.storage.copy()
+        self.world.at(lost_at, "", lambda: shell.restore(backup))
+
     def _plan_events(self) -> None:
         world, plan = self.world, self.plan
         self.judge.on_round = self._light_fuses
@@ -218,6 +226,8 @@ class Run:
                 world.at(start, "", shell.boot)
         for i, at in plan.leavers.items():
             world.at(at, "", self.shells[i][0].leave)
+        for i, (copied_at, lost_at) in plan.copied.items():
+            world.at(copied_at, "", lambda i=i, at=lost_at: self._copy(i, at))  # type: ignore[misc]
         for outage in plan.outages:
             world.at(outage.at_s, "", lambda o=outage: self._begin(o))  # type: ignore[misc]
             if outage.end_s < plan.heal_s:
@@ -312,7 +322,7 @@ class Run:
             return
         taken = history.link(self.high + 1).certificate.view - self.view
         allowed = len(self.plan.dead) + len(self.plan.liars) + 3
-        if any(outage.fuse for outage in self.plan.outages):
+        if self.plan.copied or any(outage.fuse for outage in self.plan.outages):
             allowed += 3  # all have died, each in another view: first they must meet
         if taken > allowed:
             raise ViolationError("L1", f"{taken} views to the next certificate, not {allowed}")

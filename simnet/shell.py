@@ -119,6 +119,14 @@ class Shell(Process):
         self.averaging = None
         self.storage.crash()
 
+    def restore(self, backup: Storage) -> None:
+        """Come back with an old copy of the storage."""
+        self.world.record(f"{self.name} is restored from a copy")
+        if self.running:
+            self.crash()
+        self.storage = backup
+        self.storage.doubtful = True
+
     def leave(self) -> None:
         """Ask to be let go, now and after every boot."""
         self.leaving = True
@@ -217,6 +225,11 @@ class Shell(Process):
                     self.judge.proved(self.peer, effect)
                 case effects.Diverged():
                     pass
+                case effects.Certain():
+                    self.storage.doubtful = False
+                    self._train()
+                case effects.KeyElsewhere(view):
+                    self.judge.doubled(self.peer, view)
                 case catchup.Switched():
                     self._switch(effect)
                 case catchup.Elsewhere(peer, certificate):
@@ -339,6 +352,8 @@ class Shell(Process):
                 self.config, history.tip, history.certificate, self.reveals, storage.votes, own
             )
             self.averaging.recall(storage.results)
+            if storage.doubtful:
+                self.averaging.doubt()
             self._do(self.averaging.start(self.world.now))
             self._do(self.averaging.peers(self.world.now, self.connected))
         self._train()
@@ -357,7 +372,7 @@ class Shell(Process):
         self.asked_to_join = False
         if self.leaving:
             self._do(self.averaging.leave(self.world.now))
-        if self.averaging.contributed or self.training == context.block:
+        if not self.averaging.may_contribute or self.training == context.block:
             return
         self.training = context.block
         spent = self.train_s * self.rng.uniform(0.8, 1.2)

@@ -8,7 +8,7 @@ follows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2ptrain.swarm.effects import CommitRecord, VoteRecord
 from p2ptrain.swarm.history import History, Link
@@ -46,6 +46,7 @@ class Storage:
     results  what the newest reductions gave: reduced root and state, by block
     votes    the newest VoteRecord, if there is one
     commit   the newest CommitRecord, if there is one
+    doubtful whether the records may be older than what was sent: this is a restored copy
     """
 
     history: History
@@ -56,7 +57,20 @@ class Storage:
     results: dict[Digest, tuple[Digest, Digest]] = field(default_factory=dict)
     votes: VoteRecord | None = None
     commit: CommitRecord | None = None
+    doubtful: bool = False
     _parted: int | None = None
+
+    def copy(self) -> Storage:
+        """A backup: what is on the disk now."""
+        backup = replace(
+            self,
+            history=History(self.history.genesis, self.logged),
+            states=dict(self.states),
+            reduced=dict(self.reduced),
+            results=dict(self.results),
+        )
+        backup.crash()
+        return backup
 
     def extend(self, link: Link) -> None:
         """A block was certified: it is on the disk before anything follows."""

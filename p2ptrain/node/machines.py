@@ -12,7 +12,7 @@ import trio
 
 from p2ptrain.compress.blocks import MalformedShard
 from p2ptrain.compress.codecs import CODECS
-from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.errors import ConfigError, RemoteProtocolError
 from p2ptrain.node.compute import Compute, ComputeRefused
 from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.costs import Costs
@@ -24,9 +24,11 @@ from p2ptrain.swarm.catchup import Elsewhere, Switched
 from p2ptrain.swarm.effects import (
     Apply,
     Behind,
+    Certain,
     CheckPiece,
     Diverged,
     Effect,
+    KeyElsewhere,
     Persist,
     Proof,
     Reduce,
@@ -121,6 +123,14 @@ class Machines(Following[Compute]):
                     self.on_chain()
             case Behind(peer, certificate):
                 self.to_catchup.post(lambda now: self.catchup.behind(now, peer, certificate))
+            case Certain():
+                await trio.to_thread.run_sync(self.votes.be_certain)
+                self.telemetry.report("certain", text="this peer votes")
+                self.on_chain()
+            case KeyElsewhere(view):
+                raise _in_use_elsewhere(f"a vote of view {view} that this home knows nothing of")
+            case Proof(first, _) if first.signer == self.averaging.config.me:
+                raise _in_use_elsewhere("two statements that exclude one another")
             case Proof(first, _):
                 self.telemetry.report("proof", peer=first.signer, text="signed two things at once")
             case Diverged(norm2, norm2_max):
@@ -178,6 +188,14 @@ class Machines(Following[Compute]):
             for peer in self.peers.heard_within(QUIET_S_MAX):
                 self.to_averaging.offer(partial(_heard, self.averaging, peer))
             await trio.sleep(ALIVE_EVERY_S)
+
+
+def _in_use_elsewhere(what: str) -> ConfigError:
+    return ConfigError(
+        f"this identity is in use elsewhere: its key has signed {what}.\n"
+        "Two copies of one home at once vote against each other, and the others take both for a "
+        "liar. Stop one of them for good; a machine of its own needs a home of its own: --home DIR"
+    )
 
 
 def _heard(averaging: Averaging, peer: PeerId, now: float) -> list[Effect]:

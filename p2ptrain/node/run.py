@@ -15,10 +15,12 @@ from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.node.machines import Machines
+from p2ptrain.node.own_state import OwnStateKeeper
 from p2ptrain.node.reporting import Reporter, Summary
 from p2ptrain.node.restoring import open_ledger, restore
 from p2ptrain.node.round import Rounds
 from p2ptrain.node.votes import Votes
+from p2ptrain.store.own_state import OwnStateFile
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.catchup import CatchUp
 from p2ptrain.swarm.certificates import Rules
@@ -59,6 +61,8 @@ async def run_rounds(
     founding = await _genesis(recipe, identity.config, compute)
     with open_ledger(node, recipe, founding, identity.config.settings) as ledger:
         state = await restore(node, ledger, compute)
+        own = _own_state(node, recipe, state)
+        await own.take()
         reporter = Reporter(
             node.identity.peer_id, recipe.swarm_id, node.peers, node.telemetry, state
         )
@@ -73,6 +77,8 @@ async def run_rounds(
                 local_steps=local_steps_of(recipe, options.local_steps),
                 first_peers=options.first_peers,
                 leaving=node.stopping,
+                keep=own.keep,
+                take=own.take,
             )
             _connect(node, machines, rounds, reporter, ledger)
             nursery.start_soon(reporter.report_waits, machines.averaging)
@@ -86,6 +92,7 @@ async def run_rounds(
                 node.telemetry.waits(lambda: rounds.waits),
             ):
                 await rounds.run()
+            await own.keep(at_once=True)
             summary = await reporter.summary(finished=machines.averaging.finished)
             await _say_goodbye(node, finished=summary.finished)
             nursery.cancel_scope.cancel()
@@ -146,6 +153,11 @@ async def _genesis(recipe: Recipe, config: AveragingConfig, compute: Compute) ->
     return genesis(config.swarm, founder, await compute.initial(block))
 
 
+def _own_state(node: Node, recipe: Recipe, state: AppliedState[Compute]) -> OwnStateKeeper:
+    path = node.config.swarm_path(recipe.swarm_id) / "own-state"
+    return OwnStateKeeper(state, OwnStateFile(path), node.telemetry)
+
+
 def _machines(
     nursery: trio.Nursery,
     node: Node,
@@ -157,9 +169,20 @@ def _machines(
     assert opened is not None
     history = state.history
     votes = Votes(node.config.swarm_path(recipe.swarm_id))
-    record, own = votes.load()
-    averaging = Averaging(config, history.tip, history.certificate, identity.reveals, record, own)
+    remembered = votes.load()
+    for warning in remembered.warnings:
+        node.telemetry.report("warning", text=warning)
+    averaging = Averaging(
+        config,
+        history.tip,
+        history.certificate,
+        identity.reveals,
+        remembered.votes,
+        remembered.commit,
+    )
     averaging.recall(state.ledger.results)
+    if remembered.doubtful:
+        averaging.doubt()
     pieces = -(-opened.state_bytes // STATE_PIECE_BYTES)
     return Machines(
         nursery=nursery,

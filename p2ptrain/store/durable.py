@@ -1,7 +1,7 @@
 """One record that must survive a crash before its author says anything: votes, promises.
 
-A peer that forgets a vote can sign against itself, so a record that cannot be read is an error
-that stops the peer; it is never taken for an empty one. The bytes mean nothing here.
+A peer that forgets a vote can sign against itself, so a record that cannot be read is an error of
+its own; it is never taken for an empty one. The bytes mean nothing here.
 
     file = magic | length, 8 bytes little-endian | record | digest("durable record", record)
 """
@@ -15,6 +15,10 @@ from p2ptrain.wire.limits import DURABLE_BYTES_MAX
 
 MAGIC = b"p2ptrain record 1\n"
 _HEADER_BYTES = len(MAGIC) + 8
+
+
+class RecordDamaged(StoreError):
+    """The record is there and its bytes are not those that were written."""
 
 
 class DurableRecord:
@@ -31,6 +35,11 @@ class DurableRecord:
         self._bytes_max = bytes_max
         make_folder(path.parent)
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     def save(self, record: bytes) -> None:
         """Replace the record. Raises StoreError, and then the old one is as it was."""
         if len(record) > self._bytes_max:
@@ -42,7 +51,8 @@ class DurableRecord:
         """The record that was saved last, or None if none ever was.
 
         Raises:
-          StoreError  the file is there but damaged: what this peer has promised is not known
+          RecordDamaged  the file is not as it was written: what this peer promised is not known
+          StoreError     it cannot be read
         """
         with disk_errors(f"read {self._path}"):
             try:
@@ -54,9 +64,9 @@ class DurableRecord:
         size = int.from_bytes(content[len(MAGIC) : _HEADER_BYTES], "little")
         intact = content.startswith(MAGIC) and len(record) == size <= self._bytes_max
         if not intact or digest("durable record", record) != content[-DIGEST_BYTES:]:
-            raise StoreError(
+            raise RecordDamaged(
                 f"{self._path} is damaged, so what this peer has signed is not known and signing "
                 "again could convict it of double signing.\n"
-                "Restore the file from a backup, or join again under a new identity: --home DIR"
+                "`p2ptrain join` sets it aside, and sits out before it signs again."
             )
         return record

@@ -43,6 +43,7 @@ from p2ptrain.swarm.chain import Context, proposer
 from p2ptrain.swarm.effects import CommitRecord, Effect, Persist
 from p2ptrain.swarm.inputs import Contribution
 from p2ptrain.swarm.showing import Showing
+from p2ptrain.swarm.standing import STUCK_AFTER
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import BLOCKS_PER_PARENT_MAX
@@ -60,8 +61,6 @@ from p2ptrain.wire.messages import (
 )
 from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_root
-
-STUCK_AFTER = 4  # deadlines in vain over a set that cannot be fetched: 15 times the first limit
 
 
 class Averaging(Showing):
@@ -84,6 +83,10 @@ class Averaging(Showing):
         """
         self._results.update(results)
 
+    def doubt(self) -> None:
+        """Before start: what we remember of our own signatures may be incomplete."""
+        self._sitting.doubt()
+
     def start(self, now: float) -> list[Effect]:
         """Begin; after a restart this sends our contribution again."""
         self._started, self._now = True, now
@@ -96,6 +99,9 @@ class Averaging(Showing):
             self._views.arm(now + self._views.limit)
         effects: list[Effect] = []
         own = self._own_record
+        known = self.context.height > 0 or self._record.promised > 0 or own is not None
+        if known or len(self._voters) > 1:  # else it is a founder that begins
+            effects += self._look_back(now)
         if own is not None and isinstance(own.signed.statement, Commit):
             parent = own.signed.statement.parent
             self._committed.append(parent)
@@ -129,7 +135,7 @@ class Averaging(Showing):
     @property
     def deadline(self) -> float:
         """When expire must be called next, seconds on the caller's clock; inf: never."""
-        times = [self._views.deadline, self._next_retry, self._introduce_at]
+        times = [self._views.deadline, self._next_retry, self._introduce_at, self._sitting.ends_at]
         if self._grace_at is not None and self._proposal is None:
             times.append(self._grace_at)
         if self._is_voter and not self.finished:
@@ -150,7 +156,7 @@ class Averaging(Showing):
     # --- deadlines ----------------------------------------------------------------------------
     def _view_failed(self, now: float) -> list[Effect]:
         self._views.fail(now)
-        if not self._is_voter or self.finished:
+        if not self._speaks or self.finished:
             return []
         pending = self._proposal
         if pending is not None and self._views.failed >= STUCK_AFTER:
@@ -168,8 +174,8 @@ class Averaging(Showing):
             return effects
         exchange, pending = self._exchange, self._proposal
         effects += exchange.fetch_partial()
-        if self._views.deadline == inf:  # nobody has begun on this block
-            return effects
+        if self._views.deadline == inf and not self._sitting.asking:
+            return effects  # nobody has begun on this block
         effects += exchange.announce()
         if pending is not None and pending.proposal.block.kind == ROUND and self._is_voter:
             effects += exchange.fetch(pending.proposal.block, pending.message.signed.signer)
@@ -298,7 +304,9 @@ class Averaging(Showing):
         if not certificates and context.height > 0:
             raise LocalProtocolError("adopt needs the certificate of the block")
         newest = certificates[-1] if certificates else None
-        return [*self._rebase(now, context, newest), *self._settle(now)]
+        effects = self._rebase(now, context, newest)
+        effects += self._heard_in(certificates) + self._look_back(now)
+        return effects + self._settle(now)
 
     def join(self, now: float, local_steps: int = 1) -> list[Effect]:
         """Ask to enter the roster until we are in it, and again whenever we fall out of it."""

@@ -4,6 +4,7 @@ After every input the rules are tried in order, and from the start again wheneve
 something. So nothing depends on which message completed a condition, and one peer alone goes from
 its contribution to its certificate within one input. Each rule returns None if it does not apply.
 
+  sit          take part again, once nothing that we may have forgotten can matter
   certify      enough equal votes: make the certificate, send it to all, stand on it
   mute         a voter that restarted in a view in which it may not vote gives it up at once
   lost         no quorum is heard, or what must be repeated is held by nobody any more: the
@@ -65,6 +66,7 @@ class Deciding(Standing):
 
     def _step(self, now: float) -> list[Effect] | None:
         for rule in (
+            self._sit,
             self._certify,
             self._mute,
             self._act_on_loss,
@@ -142,14 +144,14 @@ class Deciding(Standing):
         views = self._views
         voted = self._votes.of(self.config.me, views.view)
         may_vote = voted or views.promised < views.view
-        if not self._is_voter or self.finished or may_vote or views.gave_up >= views.view:
+        if not self._speaks or self.finished or may_vote or views.gave_up >= views.view:
             return None
         return self._give_up(views.view)
 
     def _act_on_loss(self, now: float) -> list[Effect] | None:
         """Without a quorum, or stuck, walk on to one view with the others that live."""
         lost = self._stuck or self._quorum_lost(now)
-        if not self._is_voter or self.finished or not lost:
+        if not self._speaks or self.finished or not lost:
             self._lost = False
             return None
         if self._foreign is not None and self._is_alive(now, self._foreign):
@@ -189,6 +191,7 @@ class Deciding(Standing):
         That is a promise, too: not to vote in the views below, and proposals will carry it.
         """
         self._views.enter(view, now)
+        self._note_lack()
         self._proposal = self._branch = None
         self._exchange.open = True
         self._grace_at = None
@@ -197,7 +200,7 @@ class Deciding(Standing):
 
     def _pull(self, now: float) -> list[Effect] | None:
         given_up = self._views.given_up_by(self._other_voters())
-        if not self._is_voter or given_up < self._views.view or given_up <= self._views.gave_up:
+        if not self._speaks or given_up < self._views.view or given_up <= self._views.gave_up:
             return None
         return self._give_up(given_up)
 
@@ -212,7 +215,7 @@ class Deciding(Standing):
         views, me = self._views, self.config.me
         if self._proposal is not None or views.promised >= views.view or self.finished:
             return None
-        if not self._is_voter or proposer(self.context, views.view) != me:
+        if not self._speaks or proposer(self.context, views.view) != me:
             return None
         needs_none = views.view == self.context.view + 1  # right after our certificate
         timeouts = () if needs_none else self._timeouts_to_carry()
@@ -334,9 +337,14 @@ class Deciding(Standing):
         )
 
     def _vote(self, now: float) -> list[Effect] | None:
-        if not self._is_voter or self._views.promised >= self._views.view:
+        if not self._speaks or self._views.promised >= self._views.view:
             return None
-        for pending in (self._proposal, self._branch if self._may_branch() else None):
+        proposal = self._proposal
+        if proposal is not None and not self._exchange.lacking(proposal.proposal.block):
+            self._stuck = False
+        # What we reduced in an earlier life we could vote for, but the others lack the set as well.
+        first = None if self._stuck else proposal
+        for pending in (first, self._branch if self._may_branch() else None):
             result = self._result(pending)
             if pending is not None and result is not None:
                 return self._cast(
@@ -375,7 +383,6 @@ class Deciding(Standing):
         if block.kind == BRANCH:
             effects = self._persist(VoteRecord(vote.view, record.last_view, record.last_block))
         else:
-            self._stuck = False
             effects = self._persist(VoteRecord(vote.view, vote.view, block))
         signed = sign_statement(self.config.signer, self.config.swarm, vote)
         self._votes.add(signed, vote)

@@ -135,4 +135,27 @@ class Diverged:
     norm2_max: int
 
 
-Effect = Send | Persist | CheckPiece | Reduce | Apply | Behind | Proof | Diverged
+@dataclass(frozen=True, slots=True)
+class Certain:
+    """What this peer remembers of its own signatures is complete from here on: write that down."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyElsewhere:
+    """Somebody else signs with this peer's key, as this view shows: stop, and tell the user."""
+
+    view: int
+
+
+Effect = (
+    Send
+    | Persist
+    | CheckPiece
+    | Reduce
+    | Apply
+    | Behind
+    | Proof
+    | Diverged
+    | Certain
+    | KeyElsewhere
+)

@@ -193,6 +193,7 @@ class Receiving(Deciding):
         if proposal.view <= context.view or self._is_known(message):
             return []
         check_proposal(self.config.rules, context, message.signed, sender)
+        self._sitting.hear(proposal.view)
         late = proposal.view < max(self._views.view, context.view + 1)
         if context.block == self.context.block and not late:
             self._check_single(message.signed, proposal)
@@ -260,6 +261,9 @@ class Receiving(Deciding):
 
     # --- votes and Timeouts -------------------------------------------------------------------
     def _take_vote(self, now: float, sender: PeerId, signed: Signed, vote: Vote) -> list[Effect]:
+        if signed.signer == self.config.me:
+            self._check_signed(signed, sender)
+            return self._heard_own(vote.view)
         if vote.parent != self.context.block:
             return self._elsewhere(now, sender, vote.parent)
         if signed.signer not in self._voters or vote.view <= self.context.view:
@@ -267,6 +271,7 @@ class Receiving(Deciding):
         if self._votes.has(signed):
             return []
         self._check_signed(signed, sender)
+        self._sitting.hear(vote.view)
         contradicted = self._votes.add(signed, vote)
         if contradicted is not None:
             return [Proof(contradicted, signed)]
@@ -281,6 +286,8 @@ class Receiving(Deciding):
         self._check_signed(message.signed, sender)
         self._check_names(sender, timeout, message.certificate)
         effects: list[Effect] = []
+        if message.signed.signer == self.config.me:
+            effects += self._heard_own(timeout.view)
         if message.certificate is not None:
             effects += self._take_certificate(now, sender, message.certificate)
         named, context = timeout.high_block, self.context
@@ -288,6 +295,7 @@ class Receiving(Deciding):
         usable = usable or (named in context.recent and timeout.high_view < context.view)
         if not usable or message.signed.signer not in voters(context):
             return effects
+        self._sitting.hear(timeout.view)
         self._views.note(message.signed, timeout)
         if timeout.high_block != context.block:
             effects += self._help(now, sender)

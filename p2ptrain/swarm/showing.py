@@ -34,7 +34,9 @@ class Showing(Receiving):
     def may_contribute(self) -> bool:
         """Whether local work on context.block would be taken."""
         rounds_left = self.context.rounds < self.config.settings.rounds
-        inside = self.context.member(self.config.me) is not None
+        inside = self.context.member(self.config.me) is not None and not self._sitting.asking
+        if self._sitting.withholds and len(self._voters) > 1:
+            return False
         return inside and rounds_left and self.context.block not in self._committed
 
     @property
@@ -49,6 +51,8 @@ class Showing(Receiving):
             return "finished"
         if self.context.member(self.config.me) is None:
             return "outside"
+        if self._sitting.active:
+            return "sitting out"
         if self._lost:
             return "alone"
         if self._votes.of(self.config.me, self._views.view) is not None:
@@ -67,6 +71,8 @@ class Showing(Receiving):
     def waits(self) -> tuple[Wait, ...]:
         """What the machine waits for, and until when; empty: for the local work, or nothing."""
         since, limit = self._views.entered_at, self._views.deadline - self._views.entered_at
+        if self._sitting.active:
+            since, limit = self._sitting.since, self._sitting.ends_at - self._sitting.since
         return tuple(Wait(what, since, limit) for what in self._waits())
 
     def _waits(self) -> list[str]:
@@ -86,6 +92,9 @@ class Showing(Receiving):
                 if self.rests:
                     return [f"a member of the run: none of its {len(self._voters)} is connected"]
                 return ["admission to the roster"]
+            case "sitting out":
+                told = "to hear what the others have seen of us"
+                return [told if self._sitting.asking else "a block that the others certify"]
             case "diverged":
                 return ["somebody whose training has not diverged"]
             case "alone":

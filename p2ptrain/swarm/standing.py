@@ -21,9 +21,11 @@ from p2ptrain.swarm.certificates import is_finished
 from p2ptrain.swarm.chain import Context, finals, norm2_max, voters
 from p2ptrain.swarm.effects import (
     Apply,
+    Certain,
     CommitRecord,
     Diverged,
     Effect,
+    KeyElsewhere,
     Persist,
     Send,
     VoteRecord,
@@ -32,6 +34,7 @@ from p2ptrain.swarm.exchange import Exchange
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.presence import Presence
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.sitting import SittingOut
 from p2ptrain.swarm.views import Views
 from p2ptrain.swarm.votes import Votes
 from p2ptrain.wire.codec import block_digest
@@ -52,6 +55,8 @@ from p2ptrain.wire.messages import (
     Timeout,
 )
 from p2ptrain.wire.peer_id import PeerId
+
+STUCK_AFTER = 4  # views in vain over a set that cannot be fetched: 15 times the first limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Standing:
         self._committed: deque[Digest] = deque(maxlen=PARENTS_REMEMBERED)
         self._early: dict[PeerId, Signed] = {}
         self._foreign: Certificate | None = None  # of a branch without us, on our block
+        self._sitting = SittingOut()
         self._lost = False  # acting on the loss of the quorum
         self._stuck = False  # a set must be repeated of which nobody sends us all
         self._next_retry = inf
@@ -120,6 +126,7 @@ class Standing:
         self._foreign = None
         self._lost = False
         self._stuck = False
+        self._vain = 0  # views in a row that ended while we lacked the proposed set
         self._idle = "training"  # or "diverged": our own work is nothing that anyone would take
         member = context.member(self.config.me)
         if member is not None and member.anchor is not None:
@@ -129,6 +136,11 @@ class Standing:
     @property
     def _is_voter(self) -> bool:
         return self.config.me in self._voters
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether it may vote, propose, give up views."""
+        return self._is_voter and not self._sitting.active
 
     @property
     def finished(self) -> bool:
@@ -154,7 +166,9 @@ class Standing:
     def _adopt(self, now: float, context: Context, certificate: Certificate) -> list[Effect]:
         """Stand on a verified child of our block."""
         apply = Apply(certificate, context, finals(self.context, certificate))
-        return [apply, *self._rebase(now, context, certificate)]
+        certain = [] if self._sitting.active else self._be_certain()
+        heard = self._heard_in([certificate])
+        return [*heard, apply, *certain, *self._rebase(now, context, certificate)]
 
     def _rebase(
         self, now: float, context: Context, certificate: Certificate | None
@@ -163,6 +177,7 @@ class Standing:
         self._views.base(context.view, now)
         self.certificate = certificate
         self._stand_on(context)
+        self._sitting.stand()
         self._admissions.follow(context)
         self._presence.follow((m.peer for m in context.roster), now)
         effects = self._say_again()
@@ -194,13 +209,13 @@ class Standing:
         self.context = self.context.at_view(certificate.view)
         self.certificate = certificate
         self._views.view = max(self._views.view, certificate.view + 1)
-        return self._say_again()
+        return [*self._heard_in([certificate]), *self._say_again()]
 
     def _say_again(self) -> list[Effect]:
         """In a view that others cannot use without our word that we hold this certificate."""
         view = self._views.view
         late = view > self.context.view + 1
-        if not self._is_voter or not late or self._record.last_view >= view:
+        if not self._speaks or not late or self._record.last_view >= view:
             return []
         return self._give_up(view - 1)
 
@@ -219,6 +234,63 @@ class Standing:
         self._idle = "diverged"
         self._committed.append(self.context.block)
         return [Diverged(norm2, most)]
+
+    def _note_lack(self) -> None:
+        """A view ends; are we stuck over a set that nobody sends us?
+
+        A voter crashed after its vote, a contributor went off: the set may be lost for good.
+        """
+        pending = self._proposal
+        if pending is not None:
+            lacking = bool(self._exchange.lacking(pending.proposal.block))
+            self._vain = self._vain + 1 if lacking else 0
+        self._stuck = self._stuck or self._vain >= STUCK_AFTER
+
+    # --- what was forgotten -------------------------------------------------------------------
+    def _look_back(self, now: float) -> list[Effect]:
+        """On a block that we did not see certified: may we have voted on it in an earlier life?"""
+        sitting = self._sitting
+        if sitting.active or not sitting.doubtful:
+            return []
+        if self.context.member(self.config.me) is not None:
+            sitting.begin(now, self.config.timing.branch_s)
+            return self._send(self._others(self.context), GetVotes(self.context.block))
+        return self._be_certain() if self.context.height else []
+
+    def _be_certain(self) -> list[Effect]:
+        doubtful = self._sitting.doubtful
+        self._sitting.end(self.context.view)
+        return [Certain()] if doubtful else []
+
+    def _sit(self, now: float) -> list[Effect] | None:
+        """The rule: from asking to waiting, and back to taking part."""
+        sitting, view = self._sitting, self.context.view
+        if sitting.asking and now >= sitting.ends_at:
+            return self._promise(sitting.promise(now, view, self.config.timing.branch_s))
+        if not sitting.active or not sitting.is_over(now, view, len(self._voters)):
+            return None
+        self._lost = False
+        return self._be_certain()
+
+    def _heard_own(self, view: int) -> list[Effect]:
+        """A statement of ours for this view, well signed: known, forgotten, or somebody else's."""
+        sitting = self._sitting
+        sitting.hear(view)
+        if view <= self._record.promised or sitting.asking:
+            return []
+        if not sitting.may_begin_again():
+            return [KeyElsewhere(view)]
+        sitting.doubtful = True  # those who knew of it could not be asked when we did
+        return self._look_back(self._now)
+
+    def _heard_in(self, certificates: Iterable[Certificate]) -> list[Effect]:
+        """Our own votes in certificates that hold."""
+        me, effects = self.config.me, list[Effect]()
+        for certificate in certificates:
+            self._sitting.hear(certificate.view)
+            if any(ballot.voter == me for ballot in certificate.ballots):
+                effects += self._heard_own(certificate.view)
+        return effects
 
     # --- promises -----------------------------------------------------------------------------
     def _persist(self, record: VoteRecord) -> list[Effect]:
