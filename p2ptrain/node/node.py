@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -161,14 +161,17 @@ async def join(
     with home_lock(config.state_path):
         identity = load_or_create(config.identity_path)
         blocks = BlockStore(config.blocks_path)
-        swarm_id = _swarm_id(target, identity, blocks, telemetry)
-        topics = _topics(swarm_id, blocks)
         summary: Summary | None = None
-        async with (
-            open_status(config, "join", identity.peer_id, telemetry) as observed,
-            open_node(config, identity, blocks, topics, options, telemetry) as node,
-            trio.open_nursery() as nursery,
-        ):
+        async with AsyncExitStack() as stack:
+            observed = await stack.enter_async_context(
+                open_status(config, "join", identity.peer_id, telemetry)
+            )
+            swarm_id = await _swarm_id(target, identity, blocks, telemetry)
+            topics = _topics(swarm_id, blocks)
+            node = await stack.enter_async_context(
+                open_node(config, identity, blocks, topics, options, telemetry)
+            )
+            nursery = await stack.enter_async_context(trio.open_nursery())
             observed.node = node
             node.peers.swarm = swarm_id
             nursery.start_soon(stop_on_signals, node.stop)
@@ -195,7 +198,7 @@ async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary
         return await run_rounds(node, recipe, manifest, compute, options)
 
 
-def _swarm_id(
+async def _swarm_id(
     target: Recipe | SwarmLink, identity: Identity, blocks: BlockStore, telemetry: Telemetry
 ) -> Cid:
     """The swarm's name; a recipe file is founded by us, or found to be ours already."""
@@ -209,7 +212,14 @@ def _swarm_id(
             told = trio.current_time()
             telemetry.report("storing", what="initial weights", done=stored, total=total)
 
-    return found(target, identity.peer_id, blocks, tell)
+    def store() -> Cid:
+        # In a thread, for weights may be large; Ctrl-C leaves it behind, and with it a few blocks.
+        report = partial(trio.from_thread.run_sync, tell)
+        return found(target, identity.peer_id, blocks, report)
+
+    with telemetry.waiting("the recipe and its initial weights to be stored"):
+        run = cast(Any, trio.to_thread.run_sync)  # mypy's stubs know an older trio
+        return cast(Cid, await run(store, abandon_on_cancel=True))
 
 
 def _topics(swarm_id: Cid, blocks: BlockStore) -> list[str]:
