@@ -29,6 +29,7 @@ from soak.watch import SAMPLE_S, Growth, Watch, is_alive
 NAMES = ("one", "two", "three", "four")
 ROUNDS = 200_000  # more than any soak comes to
 LOCAL_STEPS = 40  # a round of the four then takes a tenth of a second or so
+BEGIN_ROUND = 10  # one new voter a block: before that, the loss of one can be that of the quorum
 BEGIN_S_MAX = 60.0
 PAUSE_S = (1.0, 12.0)  # between two faults
 AWAY_S = (0.0, 20.0)

@@ -307,10 +307,13 @@ def test_what_a_restart_knows_is_offered(tmp_path: Path) -> None:
         assert ledger.states() == (chain[-1].context.block,)
 
 
+@pytest.mark.parametrize(
+    ("name", "bound"), [("REDUCED_BYTES_KEPT", 10), ("REDUCED_BLOCKS_KEPT", 2)]
+)
 def test_reduced_shards_are_bounded_and_the_oldest_go_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bound: int
 ) -> None:
-    monkeypatch.setattr(ledger_module, "REDUCED_BYTES_KEPT", 10)
+    monkeypatch.setattr(ledger_module, name, bound)
     chain = chain_on(GENESIS, 6)
     with opened(tmp_path) as ledger:
         for number, link in enumerate(chain):

@@ -31,7 +31,7 @@ from p2ptrain.swarm.chain import Settings, advance
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.codec import pack, unpack
 from p2ptrain.wire.digest import Digest
-from p2ptrain.wire.limits import CHECKPOINTS_KEPT, REDUCED_BYTES_KEPT
+from p2ptrain.wire.limits import CHECKPOINTS_KEPT, REDUCED_BLOCKS_KEPT, REDUCED_BYTES_KEPT
 from p2ptrain.wire.messages import ROUND, Certificate
 from p2ptrain.wire.shards import merkle_root
 
@@ -131,9 +131,13 @@ class Ledger:
             return
         self._reduced[block] = reduced
         self._reduced_bytes += sum(map(len, reduced))
-        while self._reduced_bytes > REDUCED_BYTES_KEPT and len(self._reduced) > 1:
+        while self._keeps_too_much():
             _, gone = self._reduced.popitem(last=False)
             self._reduced_bytes -= sum(map(len, gone))
+
+    def _keeps_too_much(self) -> bool:
+        many = len(self._reduced) > REDUCED_BLOCKS_KEPT or self._reduced_bytes > REDUCED_BYTES_KEPT
+        return many and len(self._reduced) > 1
 
     def switch(self, height: int) -> None:
         """The blocks above this height are about to be replaced by those of another branch.

@@ -126,6 +126,7 @@ STRIKES_MAX = 16  # protocol errors of one peer in a run; a bug or a liar, not b
 COMPUTE_RESTARTS_MAX = 8  # deaths of the compute process in one run; then the driver is to blame
 CANDIDATES_MAX = 4  # reduced blocks that wait for a certificate: re-proposals of one parent
 REDUCED_BYTES_KEPT = 1 << 27  # reduced shards for those who follow: 64 rounds of 2M parameters
+REDUCED_BLOCKS_KEPT = 64  # of a small network, too: who is further behind fetches a whole state
 STATES_CACHED = 2  # states being served: the newest, and the one that joiners began with
 REDUCED_CACHED = 1024  # blocks whose Merkle paths are kept: of small ones all that are served
 REVEALS_MAX = 1 << 20  # points of a hash chain: 1 s to compute; a longer run joins again
