@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -82,8 +82,7 @@ async def run_rounds(
             )
             _connect(node, machines, rounds, reporter, ledger)
             nursery.start_soon(reporter.report_waits, machines.averaging)
-            with node.telemetry.waiting("the others' chain: which one to be on"):
-                await _catch_up(node, machines, recipe)
+            await _catch_up(node, machines, recipe)
             machines.start_averaging()
             node.training = True
             node.telemetry.report("phase", phase="training")
@@ -222,13 +221,15 @@ async def _catch_up(node: Node, machines: Machines, recipe: Recipe) -> None:
     machines.start()
     node.telemetry.report("phase", phase="catching up")
     is_joiner = machines.state.history.height == 0 and recipe.founder.key != node.identity.peer_id
-    while is_joiner or node.peers.prospects:
-        with trio.move_on_after(CATCH_UP_S_MAX):
-            await node.peers.wait_for_somebody()
-            await machines.caught_up.wait()
-        # Someone who has nothing of his own waits for a peer; others know enough to go on.
-        if machines.caught_up.is_set() or not is_joiner:
-            return
+    what, limit_s = "the others, to say which chain they are on", CATCH_UP_S_MAX
+    with node.telemetry.waiting(what, inf if is_joiner else limit_s):
+        while is_joiner or node.peers.prospects:
+            with trio.move_on_after(limit_s):
+                await node.peers.wait_for_somebody()
+                await machines.caught_up.wait()
+            # Who has nothing of his own waits for a peer; others know enough to go on.
+            if machines.caught_up.is_set() or not is_joiner:
+                return
 
 
 async def _say_goodbye(node: Node, *, finished: bool) -> None:
