@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import trio
 from zeroconf import Error as ZeroconfError
-from zeroconf import NonUniqueNameException, ServiceStateChange, Zeroconf
+from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from p2ptrain.wire.digest import digest
@@ -150,6 +150,7 @@ class LocalNetwork:
         failed  called with a sentence on what does not work; in trio's thread
         """
         self._me = me
+        self._name = f"{me}.{SERVICE}"
         self._hosts, self._port = hosts_to_announce(places)
         self._topics = tuple(topics)
         self._found = found
@@ -213,8 +214,12 @@ class LocalNetwork:
         asyncio.get_running_loop().set_exception_handler(self._on_stray_error)
         try:
             zeroconf = AsyncZeroconf(interfaces=interfaces_with_multicast(self._hosts))
-        except OSError as error:
-            return self._in_trio(self._failed, f"no multicast here ({error.strerror or error})")
+        except (OSError, ZeroconfError) as error:
+            why = getattr(error, "strerror", None) or error
+            return self._in_trio(
+                self._failed,
+                f"peers on the local network do not find each other: no multicast here ({why})",
+            )
         try:
             browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[self._on_heard])
             await self._announce(zeroconf)
@@ -229,32 +234,35 @@ class LocalNetwork:
     async def _announce(self, zeroconf: AsyncZeroconf) -> None:
         """Announce this peer, anew whenever its topics change, until cancelled."""
         assert self._refreshed is not None
-        is_registered = False
+        name = ""  # none registered
         while True:
             self._refreshed.clear()
+            service = self._service(name or self._name)
             try:
-                if is_registered:
-                    await (await zeroconf.async_update_service(self._service()))
+                if name:
+                    await (await zeroconf.async_update_service(service))
                 else:
-                    await (await zeroconf.async_register_service(self._service()))
-            except NonUniqueNameException:
-                self._in_trio(
-                    self._failed,
-                    f"another process announces this peer's id {self._me}: never use one identity "
-                    "twice at a time",
-                )
+                    await (await zeroconf.async_register_service(service, allow_name_change=True))
             except (ZeroconfError, OSError) as error:
-                self._in_trio(self._failed, f"this peer cannot be announced ({error})")
+                self._in_trio(
+                    self._failed, f"this peer cannot be announced on the local network ({error})"
+                )
             else:
-                is_registered = True
+                if not name and service.name != self._name:
+                    self._in_trio(
+                        self._failed,
+                        f"somebody on the local network announces this peer's id {self._me} as "
+                        "well: never run one identity twice at a time",
+                    )
+                name = service.name
             await self._refreshed.wait()
             for announcement in self._known.values():
                 self._tell(announcement)
 
-    def _service(self) -> AsyncServiceInfo:
+    def _service(self, name: str) -> AsyncServiceInfo:
         return AsyncServiceInfo(
             SERVICE,
-            f"{self._me}.{SERVICE}",
+            name,
             port=self._port,
             parsed_addresses=self._hosts,
             properties=properties_of(self._me, self._topics),
@@ -301,4 +309,4 @@ class LocalNetwork:
     def _on_stray_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """What goes wrong inside zeroconf between our calls."""
         error = context.get("exception")
-        self._in_trio(self._failed, f"{context.get('message')} ({error})")
+        self._in_trio(self._failed, f"multicast DNS: {context.get('message')} ({error})")

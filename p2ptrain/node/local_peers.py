@@ -1,7 +1,7 @@
 """Peers that multicast DNS finds on the local network, for the node's dialling.
 
-The library that speaks it is loaded when it is wanted, in a thread. What goes wrong is said once:
-a network without multicast is nothing that a user must mend.
+The library that speaks it is loaded when it is wanted, in a thread. What goes wrong is said and
+disturbs nothing: a network without multicast is nothing that a user must mend.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from p2ptrain.node.telemetry import Telemetry
 if TYPE_CHECKING:
     from p2ptrain.net.mdns import LocalNetwork
 
+WARNINGS_MAX = 3  # an odd network would have one for every packet
 LOOK_AROUND_S = 3.0  # answers take one second, or two on a busy network
 
 
@@ -31,7 +32,7 @@ class LocalPeers:
     topics: Sequence[str]
     telemetry: Telemetry
     _network: LocalNetwork | None = None
-    _warned: bool = False
+    _warnings: int = 0
     _found_any: trio.Event = field(default_factory=trio.Event)
 
     async def run(self) -> None:
@@ -59,8 +60,6 @@ class LocalPeers:
         self._found_any.set()
 
     def _failed(self, why: str) -> None:
-        if not self._warned:
-            self._warned = True
-            self.telemetry.report(
-                "warning", text=f"peers on the local network are not found by themselves: {why}"
-            )
+        if self._warnings < WARNINGS_MAX:
+            self._warnings += 1
+            self.telemetry.report("warning", text=why)
