@@ -112,14 +112,17 @@ class Machines(Following[Compute]):
             case Send(to, message):
                 self.peers.send(to, message)
             case Persist(record):
-                await trio.to_thread.run_sync(self.votes.save, record)
+                with self.telemetry.waiting("the disk, to hold our vote"):
+                    await trio.to_thread.run_sync(self.votes.save, record)
             case CheckPiece():
                 self.nursery.start_soon(self._check_piece, effect)
             case Reduce():
                 self.nursery.start_soon(self._reduce, effect)
             case Apply(certificate, context, finals):
                 # Not if catch-up has just switched: averaging hears of it by its next step.
-                if await self.state.extend(Link(certificate, context), finals):
+                with self.telemetry.waiting("the disk, to hold a certificate"):
+                    extended = await self.state.extend(Link(certificate, context), finals)
+                if extended:
                     self.on_chain()
             case Behind(peer, certificate):
                 self.to_catchup.post(lambda now: self.catchup.behind(now, peer, certificate))
