@@ -259,6 +259,19 @@ def test_an_asker_beyond_its_budget_is_not_answered_until_it_has_one_again(bare:
     assert peers.sent[asker] == 2 * sent
 
 
+def test_who_asks_for_the_tip_while_the_run_is_being_opened_hears_when_it_is(
+    bare: Server, server: Server
+) -> None:
+    peers: Any = Outboxes()
+    bare.serve(peers, PeerId("asker"), GetTip(1))
+    assert not peers.sent
+    assert server.ledger is not None
+    bare.open(peers, server.ledger)
+    assert peers.sent.keys() == {"asker"}
+    bare.open(peers, server.ledger)
+    assert peers.sent["asker"] == len(encode(bare.answer(GetTip(1)) or GetTip(0))), "told once"
+
+
 def test_signatures_are_charged_by_the_peer_and_by_the_second() -> None:
     now = 0.0
     costs = Costs(clock=lambda: now)

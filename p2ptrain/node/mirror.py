@@ -151,7 +151,7 @@ async def _following(
         state.on_apply = lambda link: mirror.notice()
         node.machines = mirror
         node.state = state
-        node.server.ledger = ledger
+        node.server.open(node.peers, ledger)
         mirror.start()
         mirror.peers_changed()
         yield mirror

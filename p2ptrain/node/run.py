@@ -213,7 +213,7 @@ def _connect(
     node.machines = machines
     node.state = machines.state
     node.rounds = rounds
-    node.server.ledger = ledger
+    node.server.open(node.peers, ledger)
 
 
 async def _catch_up(node: Node, machines: Machines, recipe: Recipe) -> None:

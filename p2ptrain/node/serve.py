@@ -22,6 +22,7 @@ from p2ptrain.wire.cid import parse_cid
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.limits import (
     CHECKPOINTS_KEPT,
+    CONNECTIONS_MAX,
     REDUCED_CACHED,
     SERVED_BYTES_WAITING_MAX,
     STATE_PIECE_BYTES,
@@ -73,9 +74,24 @@ class Server:
     costs: Costs = field(default_factory=Costs)
     _states: OrderedDict[Digest, _Proven] = field(default_factory=OrderedDict)
     _reduced: OrderedDict[Digest, _Proven] = field(default_factory=OrderedDict)
+    _early: dict[PeerId, GetTip] = field(default_factory=dict)  # asked before there was a ledger
+
+    def open(self, peers: Peers, ledger: Ledger) -> None:
+        """Serve a run from here on; who asked for its tip while it was being opened hears now.
+
+        Peers that start together, as after a power cut, would else wait for each other in vain.
+        """
+        self.ledger = ledger
+        early, self._early = self._early, {}
+        for asker, request in early.items():
+            self.serve(peers, asker, request)
 
     def serve(self, peers: Peers, asker: PeerId, request: Request) -> None:
         """Answer a request of a connected peer, as far as it is entitled to it."""
+        if self.ledger is None and isinstance(request, GetTip):
+            if len(self._early) < CONNECTIONS_MAX:
+                self._early[asker] = request
+            return
         waiting_bytes = peers.transport.waiting_bytes(asker)
         if waiting_bytes > SERVED_BYTES_WAITING_MAX or not self.costs.may_be_served(asker):
             return
