@@ -34,6 +34,7 @@ from p2ptrain.wire.limits import (
     PROTOCOL_VERSION,
     SIGNATURE_BYTES,
     STRIKES_MAX,
+    STRIKES_PEERS_MAX,
 )
 from p2ptrain.wire.messages import (
     Commit,
@@ -230,6 +231,15 @@ async def test_a_peer_that_was_let_go_and_comes_back_is_refused_and_asks_ever_mo
         assert f"{STRIKES_MAX} faults" in str(two.peers.refusals[one.address])
         assert len(two.told("refused")) <= 2 + 100 / REDIAL_S_MAX
         assert len(two.told("connected")) == 1
+
+
+async def test_the_faults_of_ever_new_peers_take_no_more_memory_than_a_limit(
+    autojump_clock: MockClock,
+) -> None:
+    async with member(MemNet(), IDENTITIES[0]) as one:
+        for n in range(STRIKES_PEERS_MAX + 10):
+            one.peers.strike(RemoteProtocolError(f"peer {n}", "encoding 1.1", "garbage"))
+        assert len(one.peers.strikes) == STRIKES_PEERS_MAX
 
 
 # --- contacts ---------------------------------------------------------------------------------

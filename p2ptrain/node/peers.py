@@ -34,7 +34,7 @@ from p2ptrain.node.lanes import travels_with_data
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.address_book import Banned, Met, Missed, Note, Reached, Remembered
 from p2ptrain.wire.codec import decode, encode, pack, unpack
-from p2ptrain.wire.limits import CONTACTS_MAX, PROTOCOL_VERSION, STRIKES_MAX
+from p2ptrain.wire.limits import CONTACTS_MAX, PROTOCOL_VERSION, STRIKES_MAX, STRIKES_PEERS_MAX
 from p2ptrain.wire.messages import Contact, Contacts, Goodbye, Hello, Message
 from p2ptrain.wire.peer_id import PeerId
 
@@ -212,7 +212,10 @@ class Peers:
     def strike(self, error: RemoteProtocolError) -> None:
         """Count a peer's fault and report it; the one that reaches STRIKES_MAX is let go."""
         peer = PeerId(error.peer)
-        count = self.strikes[peer] = self.strikes.get(peer, 0) + 1
+        count = self.strikes.get(peer, 0) + 1
+        if count == 1 and len(self.strikes) >= STRIKES_PEERS_MAX:
+            del self.strikes[next(iter(self.strikes))]
+        self.strikes[peer] = count
         self.telemetry.strikes += 1
         self.telemetry.report(
             "strike", peer=peer, rule=error.rule, detail=error.detail, strikes=count

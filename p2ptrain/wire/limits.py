@@ -161,6 +161,7 @@ ADDRESS_AGE_DAYS_MAX = 90  # who was not met for a season has moved
 ADDRESS_FAILURES_MAX = 64  # failures in a row, at a restart: half an hour of trying, or more
 LISTEN_PORTS_REMEMBERED = 64  # listen addresses whose ports are kept: nobody uses more
 NOTES_WAITING_MAX = 4096  # for the address book, while the disk is slow; more are not written
+STRIKES_PEERS_MAX = 4096  # peers whose faults are counted: who makes more keys is let in again
 MDNS_PEERS_MAX = 64  # announcements looked at on this network at once: one roster
 MDNS_TOPICS_MAX = 12  # topics that one announcement names: one TXT string holds 255 bytes
 
