@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from p2ptrain.swarm import chain, deciding, proposals, standing
+from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.chain import Context
 from p2ptrain.swarm.history import Link
 from p2ptrain.wire.digest import Digest
@@ -153,3 +154,12 @@ def test_a_certificate_that_is_written_too_late_is_contradicted(
     assert all(run_seed(seed, "blackout", 3).violation == "" for seed in range(12))
     _nothing_before_its_state(monkeypatch)
     assert any(run_seed(seed, "blackout", 3).violation for seed in range(200))
+
+
+def test_without_sitting_out_a_restored_copy_contradicts_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Old votes, and nobody who says so: one seed in ten shows it."""
+    assert all(run_seed(seed, "restored").violation == "" for seed in range(12))
+    monkeypatch.setattr(Averaging, "doubt", lambda self: None)
+    assert any(run_seed(seed, "restored").violation[:2] in ("S1", "S5") for seed in range(80))

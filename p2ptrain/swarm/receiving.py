@@ -290,10 +290,8 @@ class Receiving(Deciding):
             effects += self._heard_own(timeout.view)
         if message.certificate is not None:
             effects += self._take_certificate(now, sender, message.certificate)
-        named, context = timeout.high_block, self.context
-        usable = named == context.block and timeout.high_view <= context.view
-        usable = usable or (named in context.recent and timeout.high_view < context.view)
-        if not usable or message.signed.signer not in voters(context):
+        context = self.context
+        if not self._is_usable(timeout) or message.signed.signer not in voters(context):
             return effects
         self._sitting.hear(timeout.view)
         self._views.note(message.signed, timeout)

@@ -177,6 +177,7 @@ class Standing:
         self._views.base(context.view, now)
         self.certificate = certificate
         self._stand_on(context)
+        self._views.retain(self._is_usable)
         self._sitting.stand()
         self._admissions.follow(context)
         self._presence.follow((m.peer for m in context.roster), now)
@@ -291,6 +292,12 @@ class Standing:
             if any(ballot.voter == me for ballot in certificate.ballots):
                 effects += self._heard_own(certificate.view)
         return effects
+
+    def _is_usable(self, timeout: Timeout) -> bool:
+        """Whether a Timeout names our certificate, or an older one of our chain."""
+        context, named = self.context, timeout.high_block
+        here = named == context.block and timeout.high_view <= context.view
+        return here or (named in context.recent and timeout.high_view < context.view)
 
     # --- promises -----------------------------------------------------------------------------
     def _persist(self, record: VoteRecord) -> list[Effect]:

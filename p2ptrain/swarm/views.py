@@ -17,6 +17,7 @@ least 0.5 and at most 60 s, doubled each time that it passes in vain.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from math import inf
 
 from p2ptrain.swarm.chain import liars_max
@@ -109,6 +110,15 @@ class Views:
         while len(mine) > TIMEOUTS_PER_VOTER_MAX:
             del mine[min(mine)]
 
+    def retain(self, usable: Callable[[Timeout], bool]) -> None:
+        """Forget the Timeouts that name a certificate of a chain that we have left."""
+        for peer, mine in self._timeouts.items():
+            self._timeouts[peer] = {
+                view: signed
+                for view, signed in mine.items()
+                if isinstance(signed.statement, Timeout) and usable(signed.statement)
+            }
+
     def timeouts(self, view: int, voters: tuple[PeerId, ...]) -> list[Signed]:
         """The Timeouts of these voters for exactly this view, in their order."""
         found = (self._timeouts.get(peer, {}).get(view) for peer in voters)
@@ -116,7 +126,7 @@ class Views:
 
     def newest_of(self, peer: PeerId) -> int:
         """The highest view that a peer has given up; 0: none."""
-        return max(self._timeouts.get(peer, (0,)))
+        return max(self._timeouts.get(peer, {}), default=0)
 
     def given_up_by(self, others: list[PeerId]) -> int:
         """The highest view that floor((M-1)/3) + 1 of the other voters have given up; 0: none."""
