@@ -21,7 +21,7 @@ from p2ptrain.net.identity import Identity, identity_of
 from p2ptrain.net.libp2p_host import Dialler, running_host
 from p2ptrain.net.link import Link, LinkBroken
 from p2ptrain.net.unwrapping import lone_exception
-from p2ptrain.node.peers import make_hello
+from p2ptrain.node.greeting import make_hello
 from p2ptrain.node.telemetry import json_lines
 from p2ptrain.wire.cid import Cid
 from p2ptrain.wire.codec import encode
@@ -63,7 +63,7 @@ class Attack:
         """Count frames that were sent, and say so now and then."""
         before, self.sent = self.sent, self.sent + frames
         if before == 0 or before.bit_length() != self.sent.bit_length():
-            json_lines({"event": "lied", "t": 0.0, "count": self.sent})
+            json_lines({"event": "lied", "what": "frames", "count": self.sent})
 
     @asynccontextmanager
     async def greeted(self, victim: str, identity: Identity) -> AsyncIterator[Link]:
@@ -148,7 +148,7 @@ async def for_ever(
                 await what(attack, victim, identity)
             except LinkBroken as error:
                 words = str(error)
-            json_lines({"event": "dropped", "t": 0.0, "victim": victim, "reason": words})
+            json_lines({"event": "dropped", "victim": victim, "reason": words})
             await trio.sleep(AGAIN_S)
 
     async with trio.open_nursery() as nursery:

@@ -17,7 +17,8 @@ from p2ptrain.net.libp2p_host import open_host
 from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.addresses import Reach, Source, check_given, peer_dialled_at, reach_of
 from p2ptrain.node.dialling import REDIAL_S_MAX, REDIAL_S_MIN, STEADY_S, Dial, Dialling
-from p2ptrain.node.peers import Peers, judge_hello, make_hello
+from p2ptrain.node.greeting import judge_hello, make_hello
+from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.limits import (

@@ -14,15 +14,13 @@ from p2ptrain.net.identity import Identity, identity_of
 from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.addresses import Source
 from p2ptrain.node.dialling import REDIAL_S_MAX
+from p2ptrain.node.greeting import judge_hello, judge_peer, make_hello
 from p2ptrain.node.lanes import travels_with_data
 from p2ptrain.node.peers import (
     Arrived,
     Departed,
     Peers,
     Received,
-    judge_hello,
-    judge_peer,
-    make_hello,
 )
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.wire.cid import cid_of

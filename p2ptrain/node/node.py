@@ -26,10 +26,11 @@ from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_com
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
 from p2ptrain.node.following import Following
 from p2ptrain.node.founding import found
+from p2ptrain.node.greeting import judge_peer, make_hello
 from p2ptrain.node.local_peers import LocalPeers
 from p2ptrain.node.observed import open_status
 from p2ptrain.node.obtain import obtain_data_set, obtain_recipe, obtain_weights
-from p2ptrain.node.peers import Arrived, Departed, Peers, judge_peer, make_hello
+from p2ptrain.node.peers import Arrived, Departed, Peers
 from p2ptrain.node.remembering import Memory, open_memory
 from p2ptrain.node.reporting import Summary
 from p2ptrain.node.round import Rounds

@@ -11,14 +11,12 @@ are not connected, as dialling.py says. The lower peer id dials the higher one a
 waits a moment, so that most pairs connect only once.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from time import time
 
 import trio
 
-from p2ptrain.config import ARITHMETIC
-from p2ptrain.config_version import version_number
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.net.transport import (
     Connected,
@@ -33,13 +31,12 @@ from p2ptrain.node.dialling import DIAL_TIMEOUT_S, Dial, Dialling, DialState
 from p2ptrain.node.lanes import travels_with_data
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.address_book import Banned, Met, Missed, Note, Reached, Remembered
-from p2ptrain.wire.codec import decode, encode, pack, unpack
-from p2ptrain.wire.limits import CONTACTS_MAX, PROTOCOL_VERSION, STRIKES_MAX, STRIKES_PEERS_MAX
+from p2ptrain.wire.codec import decode, encode, unpack
+from p2ptrain.wire.limits import CONTACTS_MAX, STRIKES_MAX, STRIKES_PEERS_MAX
 from p2ptrain.wire.messages import Contact, Contacts, Goodbye, Hello, Message
 from p2ptrain.wire.peer_id import PeerId
 
 HEAD_START_S = 0.2  # a round trip and a greeting on most links
-AGENT = f"p2ptrain/{version_number()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,52 +59,6 @@ class Received:
 
     peer: PeerId
     message: Message
-
-
-def make_hello(topics: tuple[str, ...], addresses: tuple[str, ...]) -> bytes:
-    """The bytes of our hello."""
-    return pack(Hello(PROTOCOL_VERSION, ARITHMETIC, topics, AGENT, addresses))
-
-
-def judge_peer(
-    strikes: Mapping[PeerId, int], topics: tuple[str, ...], peer: PeerId, data: bytes
-) -> str | None:
-    """Why a peer is refused: it is banned, or its hello does not fit; None if it is welcome."""
-    if strikes.get(peer, 0) >= STRIKES_MAX:
-        return f"{STRIKES_MAX} faults in this run"
-    return judge_hello(topics, data)
-
-
-def judge_hello(topics: tuple[str, ...], data: bytes) -> str | None:
-    """Why a hello is refused, in words for its sender; None if it is welcome."""
-    try:
-        hello = unpack(Hello, data)
-    except ValueError as error:
-        return f"your hello cannot be read ({error}); this is {AGENT}, protocol {PROTOCOL_VERSION}"
-    if hello.protocol != PROTOCOL_VERSION:
-        return (
-            f"you speak protocol {hello.protocol}, this peer {PROTOCOL_VERSION}: "
-            "install the same release of p2ptrain on both"
-        )
-    if hello.arithmetic != ARITHMETIC:
-        return (
-            f"you compute by arithmetic {hello.arithmetic}, this peer by {ARITHMETIC}, so the bits "
-            "would differ: pip install --upgrade p2ptrain on the older of the two"
-        )
-    if not _acquainted(topics, hello.topics):
-        return f"this peer is in {', '.join(topics)}, not in {', '.join(hello.topics) or 'nothing'}"
-    return None
-
-
-def _acquainted(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
-    """Whether two peers have something to do with each other.
-
-    A member names its swarm and then its data set, a seeder only data sets. A member and a seeder
-    of its data set belong together; two swarms that happen to learn from the same data do not.
-    """
-    shared = set(ours) & set(theirs)
-    both_members = len(ours) > 1 and len(theirs) > 1
-    return bool(shared) and not (both_members and ours[0] not in shared)
 
 
 def _remember_nothing(note: Note) -> None:
