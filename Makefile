@@ -11,7 +11,7 @@ help:
 	@echo "make test   set up, then pass the tests"
 	@echo "make check  ruff, mypy --strict, the tests, 200 simulated swarms"
 	@echo "make fix    format, and repair what ruff can repair"
-	@echo "make sim    1,000 simulated swarms      make soak   10,000, and real processes for long"
+	@echo "make sim    1,000 simulated swarms      make soak   10,000, and real processes under kills"
 	@echo "make wheel  a wheel in dist/           make wheel-demo  the demo in an empty environment"
 	@echo "make bench  the figures of benchmarks/README.md, measured on this machine"
 
@@ -54,8 +54,11 @@ sim: setup-dev
 	$(BIN)/python -m simnet --seeds 1000
 
 soak: setup-dev
-	$(BIN)/python -m simnet --seeds 10000
+	$(BIN)/python -m soak pair
+	$(BIN)/python -m soak crashes --times 20
+	$(BIN)/python -m soak chaos --seconds 600
 	for run in 1 2 3 4 5; do $(BIN)/p2ptrain demo --plain || exit 1; done
+	$(BIN)/python -m simnet --seeds 10000
 
 bench: setup-dev
 	for each in engine transport wire averaging demo; do $(BIN)/python -m benchmarks.$$each || exit 1; done

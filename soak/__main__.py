@@ -1,5 +1,6 @@
 """Real processes under real faults, for as long as you like.
 
+    python -m soak pair                           one of two killed and started again (pair.py)
     python -m soak crashes --times 20 --seed 1    all peers killed and started again (crashes.py)
     python -m soak chaos --seconds 600 --seed 1   four under kills, freezes, restarts (chaos.py)
 
@@ -20,6 +21,7 @@ from p2ptrain.net.unwrapping import lone_exception
 from soak.chaos import Chaos, run_chaos
 from soak.crashes import KILLS_PER_STORY, Kill, run_story
 from soak.ground import SoakFailed
+from soak.pair import Reunion, run_pair
 
 
 def say(line: str) -> None:
@@ -46,6 +48,22 @@ def crashes(times: int, seed: int, keep: bool) -> bool:
             return False
         say(f"swarm {story + 1}: one state, no contradiction")
     return True
+
+
+def pairs(keep: bool) -> bool:
+    """Both cases of a pair; whether all went well."""
+
+    def tell(reunion: Reunion) -> None:
+        when = "at once" if reunion.at_once else "after the branch"
+        say(
+            f"killed, and back {when}: next round {reunion.next_round_s:.1f} s after the kill, "
+            f"one hash {reunion.one_hash_s:.1f} s after the restart"
+        )
+
+    return all(
+        in_a_folder(lambda folder, at_once=at_once: run_pair(folder, at_once, tell), keep)  # type: ignore[misc]
+        for at_once in (True, False)
+    )
 
 
 def in_a_folder(play: Callable[[Path], Awaitable[None]], keep: bool) -> bool:
@@ -75,11 +93,14 @@ def main() -> int:
     chaos.add_argument("--seconds", type=float, default=600.0)
     chaos.add_argument("--seed", type=int, default=1)
     chaos.add_argument("--calm", action="store_true", help="no faults: for the memory alone")
-    for command in (kills, chaos):
+    pair = which.add_parser("pair", help="one of two killed and started again")
+    for command in (kills, chaos, pair):
         command.add_argument("--keep", action="store_true", help="keep homes and logs in any case")
     options = parser.parse_args()
     if options.which == "crashes":
         return 0 if crashes(options.times, options.seed, options.keep) else 1
+    if options.which == "pair":
+        return 0 if pairs(options.keep) else 1
     asked = Chaos(options.seconds, options.seed, faults=not options.calm)
     return 0 if in_a_folder(lambda folder: run_chaos(folder, asked, say), options.keep) else 1
 

@@ -24,7 +24,7 @@ from soak.record import conflicts
 
 NAMES = ("one", "two", "three")
 KILLS_PER_STORY = 4
-ROUNDS_A_KILL = (20, 40)
+ROUNDS_A_KILL = (15, 30)
 RESUME_S_MAX = 30.0  # starting takes 3 s on a busy machine, a lost view or two some more
 END_S_MAX = 60.0
 START_S = 4.0  # by then all take part
@@ -99,8 +99,8 @@ async def _kill_all(here: Ground, rng: random.Random) -> None:
 
 async def _next_round(here: Ground, before: int) -> float:
     """Until somebody tells of a round beyond those before the kill, or the run is over."""
-    over = before >= here.plan.rounds
-    if over:
+    if before >= here.plan.rounds:
+        await here.until(lambda: bool(here.record.resumed), RESUME_S_MAX, "a restart")
         return -1.0
     return await here.until(
         lambda: here.record.highest > before and bool(here.record.since),
