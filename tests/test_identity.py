@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from full_disk import file_size_limit
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -144,3 +145,38 @@ def test_the_file_is_plain_pkcs8_that_other_programs_read(tmp_path: Path) -> Non
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     path.chmod(0o600)
     assert load_or_create(path) == identity_of(SEED)
+
+
+def test_no_flipped_bit_of_the_file_makes_another_peer(tmp_path: Path) -> None:
+    """Any 32 bytes are a key: it once took a changed one for its own."""
+    path = tmp_path / "identity.pem"
+    made = load_or_create(path)
+    content = path.read_bytes()
+    for at in range(len(content)):
+        for bit in (0, 5):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                assert load_or_create(path) == made, (at, bit)
+            except StoreError as error:
+                assert "Restore it from a copy" in str(error)  # noqa: PT017 (either will do)
+
+
+@pytest.mark.parametrize("place", ["identity.pem", "."])
+def test_a_folder_or_a_file_in_the_way_is_named_with_what_to_do(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "config" / "identity.pem"
+    if place == ".":
+        path.parent.write_text("a file where the folder should be")
+    else:
+        path.mkdir(parents=True)
+    with pytest.raises(StoreError, match="choose another with --home"):
+        load_or_create(path)
+
+
+def test_a_full_disk_makes_no_half_key(tmp_path: Path) -> None:
+    path = tmp_path / "identity.pem"
+    with file_size_limit(100), pytest.raises(StoreError, match="--home"):
+        load_or_create(path)
+    assert list(tmp_path.iterdir()) == []
+    load_or_create(path)

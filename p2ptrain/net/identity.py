@@ -1,7 +1,8 @@
 """The key that makes this peer this peer: one Ed25519 key in one file.
 
-The file is PEM (PKCS 8, unencrypted, mode 0600), so that openssl and others read it too. It is
-made once, at first run. Whoever has it can sign as this peer: it is never sent, logged or shown.
+The file is PEM (PKCS 8, unencrypted, mode 0600), so that openssl and others read it too. Above the
+key stands the peer id: any 32 bytes are a key, and a flipped bit would make another peer of us. It
+is made once, at first run. Whoever has it can sign as this peer: it is never sent, logged or shown.
 """
 
 import os
@@ -9,7 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -21,6 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from p2ptrain.errors import StoreError
 from p2ptrain.wire.peer_id import PeerId, peer_id_of
+
+_PEER_LINE = "p2ptrain peer "
+_BEGIN = b"-----BEGIN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,10 @@ def load_or_create(path: Path) -> Identity:
 def _create(path: Path) -> None:
     """Write a new key so that the file is either whole or not there, whenever power fails."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+    key = Ed25519PrivateKey.generate()
+    raw = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    said = f"{_PEER_LINE}{identity_of(raw).peer_id}\n".encode("ascii")
+    pem = said + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -96,9 +101,18 @@ def _decode(path: Path, pem: bytes) -> Identity:
         key = load_pem_private_key(pem, password=None)
         if not isinstance(key, Ed25519PrivateKey):
             raise TypeError("it holds a key of another kind than Ed25519")
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        why = str(error).partition("\n")[0]
         raise StoreError(
-            f"the identity file {path} holds no usable key: {error}. Restore it from a copy, or "
+            f"the identity file {path} holds no usable key: {why}. Restore it from a copy, or "
             f"remove it to go on as a new peer: rm {path}"
         ) from error
-    return identity_of(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+    identity = identity_of(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+    said = pem.partition(_BEGIN)[0].decode("ascii", "replace").strip()
+    # A bare key has nothing above it: it was put there by other means.
+    if said and said != f"{_PEER_LINE}{identity.peer_id}":
+        raise StoreError(
+            f"the identity file {path} is damaged: its key is not that of the peer it names. "
+            f"Restore it from a copy, or remove it to go on as a new peer: rm {path}"
+        )
+    return identity
