@@ -1,6 +1,7 @@
 """A hostile peer: a program with a key of its own that speaks real libp2p and behaves as it likes.
 
-    python tests/hostile.py BEHAVIOUR join --swarm LINK ...     a member (hostile_members.py)
+    python tests/hostile.py BEHAVIOUR join --swarm LINK ...     a member (hostile_members.py);
+                                                     BEHAVIOUR,BEHAVIOUR: one after the other
     python tests/hostile.py BEHAVIOUR SWARM ADDRESS ...         a stranger (hostile_strangers.py)
 
 A member is p2ptrain's own node, bent in a few places: it is admitted, trains and votes, and lies.
@@ -12,10 +13,8 @@ import signal
 import sys
 
 import trio
-from hostile_members import MEMBERS, become
+from hostile_members import become
 from hostile_strangers import STRANGERS, Attack, for_ever
-
-BEHAVIOURS = (*MEMBERS, *STRANGERS)
 
 
 async def attack(name: str, swarm: str, victims: tuple[str, ...]) -> None:
@@ -31,7 +30,7 @@ async def attack(name: str, swarm: str, victims: tuple[str, ...]) -> None:
 def main() -> None:
     """Become what the command line says."""
     name, *arguments = sys.argv[1:]
-    if name in MEMBERS:
+    if name not in STRANGERS:
         become(name, arguments)
     else:
         trio.run(attack, name, arguments[0], tuple(arguments[1:]))

@@ -31,7 +31,7 @@ class Judged:
 
     distance  relative distance of the applied mean to that of the honest contributions
     exact     the same bits as from the honest contributions alone
-    liars     entries of peers that lie about their work
+    lies      entries that are lies about the work
     missing   honest members whose contributions are not in the set
     views     views that it took; 1 if none failed
     seconds   since the certificate before
@@ -41,21 +41,24 @@ class Judged:
     round: int
     distance: float
     exact: bool
-    liars: int
+    lies: int
     missing: int
     views: int
     seconds: float
     late_s: float
 
 
-def read(record: Path, liars: Collection[str], honest: Collection[str]) -> list[Judged]:
-    """Judge every round of a record; liars lie about their work."""
+Lies = Collection[tuple[str, int]]  # (peer, round): what that peer contributed there is a lie
+
+
+def read(record: Path, lies: Lies, honest: Collection[str]) -> list[Judged]:
+    """Judge every round of a record; honest: peers that keep all rules."""
     notes = list(read_notes(record))
     reduced = {note["block"]: note for note in notes if note["kind"] == "reduced"}
     certified = [note for note in notes if note["kind"] == "certified"]
     before = [None, *certified]
     return [
-        judge(note, reduced[note["block"]], liars, honest, previous)
+        judge(note, reduced[note["block"]], lies, honest, previous)
         for previous, note in zip(before, certified, strict=False)
         if note["entries"] and note["block"] in reduced
     ]
@@ -69,13 +72,13 @@ def failures(record: Path) -> list[Note]:
 def judge(
     note: Note,
     reduced: Note,
-    liars: Collection[str],
+    lies: Lies,
     honest: Collection[str],
     previous: Note | None,
 ) -> Judged:
     """One round: its certificate, its reduction, and the certificate before it."""
     inside = [(peer, weight, int(norm2)) for peer, weight, norm2 in note["entries"]]
-    good = [entry for entry in inside if entry[0] not in liars]
+    good = [entry for entry in inside if (entry[0], note["round"]) not in lies]
     shards = {peer: shards for peer, _, shards in reduced["terms"]}
     entries = [Entry(PeerId(p), ZERO_DIGEST, w, Norm2(n), ZERO_DIGEST) for p, w, n in good]
     limits2 = [int(limit2) for limit2 in note["limits2"]]
@@ -94,7 +97,7 @@ def judge(
         round=note["round"],
         distance=distance(applied, float_mean(reduced["codec"], terms)),
         exact=again == reduced["mean"],
-        liars=len(inside) - len(good),
+        lies=len(inside) - len(good),
         missing=len({p for p in note["members"] if p in honest} - named),
         views=note["views"],
         seconds=note["at"] - previous["at"] if previous is not None else 0.0,

@@ -55,6 +55,7 @@ from p2ptrain.wire.peer_id import PeerId
 
 HUGE = 1e6
 REPLAYED_KEPT = 256
+PART_ROUNDS = 8  # each voter proposes in one round of four, or five
 Statements = Commit | Have | Vote | Timeout | Proposal
 
 
@@ -70,7 +71,17 @@ class Liar:
         """Count a lie that was really told, and say so now and then."""
         self.lies += 1
         if self.lies & (self.lies - 1) == 0 or self.lies % 256 == 0:
-            json_lines({"event": "lied", "t": 0.0, "count": self.lies})
+            json_lines({"event": "lied", "what": type(self).__name__, "count": self.lies})
+
+    def tampered(self) -> None:
+        """Tell the judge that what we contribute to this round is a lie."""
+        assert self.machine is not None
+        self.lied()
+        json_lines({"event": "tampered", "round": self.machine.context.rounds + 1})
+
+    def inhabit(self, machine: Averaging) -> None:
+        """The node's machine is there."""
+        self.machine = machine
 
     @property
     def config(self) -> AveragingConfig:
@@ -126,7 +137,7 @@ class NaN(Liar):
     """Scales that are no numbers: NaN in the first shard, infinity in the others."""
 
     def tamper(self, work: LocalWork) -> LocalWork:
-        self.lied()
+        self.tampered()
         return rescaled(work, chain([np.nan], repeat(np.inf)))
 
 
@@ -138,7 +149,7 @@ class Huge(Liar):
         vars(weights)["ABSURD_NORM2_RATIO"] = 1 << 120  # our own machine would not commit to it
 
     def tamper(self, work: LocalWork) -> LocalWork:
-        self.lied()
+        self.tampered()
         big = rescaled(work, repeat(HUGE))
         codec = CODECS[self.config.settings.codec]
         norms2 = tuple(Norm2(codec.squared_norm(shard)) for shard in big.shards)
@@ -150,7 +161,7 @@ class FalseNorms(Liar):
     """Values times 1e6, with the norms that they had before."""
 
     def tamper(self, work: LocalWork) -> LocalWork:
-        self.lied()
+        self.tampered()
         return rescaled(work, repeat(HUGE))
 
 
@@ -159,12 +170,12 @@ class Opposed(Liar):
     """The honest work, negated: a lie that no rule can see. The control of every measurement."""
 
     def tamper(self, work: LocalWork) -> LocalWork:
-        self.lied()
-        codec = CODECS[self.config.settings.codec]
+        self.tampered()
+        codec = INT4 if self.config.settings.codec == 4 else INT8
 
         def negated(shard: bytes) -> bytes:
             honest = codec.quantised(shard)
-            return codec.encode(Quantised(-honest.q, honest.scales).values())
+            return codec.join(Quantised(-honest.q, honest.scales))
 
         return replace(work, shards=tuple(map(negated, work.shards)))
 
@@ -339,6 +350,43 @@ class Mute(Liar):
         return ()
 
 
+@dataclass
+class Turncoat(Liar):
+    """One kind of liar after another, each up to a round; the last one to the end."""
+
+    parts: list[tuple[int, Liar]] = field(default_factory=list)
+
+    def tampered(self) -> None:
+        """Tell the judge that what we contribute to this round is a lie."""
+        assert self.machine is not None
+        self.lied()
+        json_lines({"event": "tampered", "round": self.machine.context.rounds + 1})
+
+    def inhabit(self, machine: Averaging) -> None:
+        super().inhabit(machine)
+        for _, part in self.parts:
+            part.inhabit(machine)
+
+    @property
+    def part(self) -> Liar:
+        assert self.machine is not None
+        here = self.machine.context.rounds
+        return next((part for until, part in self.parts if here < until), self.parts[-1][1])
+
+    def tamper(self, work: LocalWork) -> LocalWork:
+        return self.part.tamper(work)
+
+    def bend(self, to: PeerId, message: Message) -> Iterable[Message]:
+        return self.part.bend(to, message)
+
+    def heard(self, sender: PeerId, message: Message) -> None:
+        for _, part in self.parts:
+            part.heard(sender, message)
+
+    def before_proposing(self) -> None:
+        self.part.before_proposing()
+
+
 MEMBERS: dict[str, type[Liar]] = {
     "honest": Liar,
     "nan": NaN,
@@ -381,7 +429,7 @@ def infest(liar: Liar) -> None:
 
     class BentAveraging(Averaging):
         def start(self, now: float) -> list[Effect]:
-            liar.machine = self
+            liar.inhabit(self)
             return super().start(now)
 
         def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
@@ -397,9 +445,19 @@ def infest(liar: Liar) -> None:
     vars(run)["Averaging"] = BentAveraging
 
 
+def liar_named(name: str) -> Liar:
+    """The liar of a name, or of several: "honest:8,nan:1,mute" is mute after round 9."""
+    parts, until = list[tuple[int, Liar]](), 0
+    for part in name.split(","):
+        kind, _, rounds = part.partition(":")
+        until += int(rounds or PART_ROUNDS)
+        parts.append((until, MEMBERS[kind]()))
+    return parts[0][1] if len(parts) == 1 else Turncoat(parts=parts)
+
+
 def become(name: str, arguments: Sequence[str]) -> None:
     """Run p2ptrain's command line with these arguments as a liar of that name."""
-    infest(MEMBERS[name]())
+    infest(liar_named(name))
     sys.argv[1:] = arguments
     from p2ptrain.cli.main import run as command_line
 

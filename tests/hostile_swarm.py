@@ -20,7 +20,6 @@ from pathlib import Path
 
 import hostile_judge
 import trio
-from hostile_members import MEMBERS
 from hostile_strangers import STRANGERS
 from swarm_watch import Note
 
@@ -33,7 +32,6 @@ from p2ptrain.store.blocks import BlockStore
 HERE = Path(__file__).parent
 ALONE = ("--listen", "/ip4/127.0.0.1/tcp/0", "--threads", "1")
 SAMPLE_EVERY_S = 0.2
-PAYLOAD_LIARS = frozenset({"nan", "x1e6", "false_norms", "opposed"})
 WATCHED = "one"
 
 
@@ -59,7 +57,7 @@ class Plan:
     @property
     def members(self) -> list[str]:
         """Behaviours of those that ask to be admitted."""
-        return [name for name in self.hostile if name in MEMBERS]
+        return [name for name in self.hostile if kind_of(name) not in STRANGERS]
 
 
 @dataclass
@@ -108,9 +106,9 @@ class Trial:
         """Times that an honest peer held two statements of a peer that exclude each other."""
         return sum(e["peer"] == self.id_of(name) for e in self.said("proof"))
 
-    def lies(self, name: str) -> int:
-        """How often a hostile peer says that it lied."""
-        return int(number(self.swarm.peers[name].latest.get("lied", {}).get("count")))
+    def lies(self, name: str) -> dict[str, int]:
+        """What a hostile peer says that it did, and how often."""
+        return {str(e["what"]): int(number(e["count"])) for e in self.said("lied", by=name)}
 
     @property
     def hashes(self) -> set[str]:
@@ -126,10 +124,18 @@ class Trial:
     @property
     def judged(self) -> list[hostile_judge.Judged]:
         """Every round that the watched peer reduced itself."""
-        liars = {self.id_of(name) for name in self.plan.hostile if kind_of(name) in PAYLOAD_LIARS}
-        honest = {self.id_of(name) for name in ("one", "two", "three", "four")
-                  if name in self.swarm.peers}  # fmt: skip
-        return hostile_judge.read(self.record, liars, honest)
+        return self.judged_as(
+            {
+                (self.id_of(name), int(number(event["round"])))
+                for name in self.plan.hostile
+                for event in self.said("tampered", by=name)
+            }
+        )
+
+    def judged_as(self, lies: hostile_judge.Lies) -> list[hostile_judge.Judged]:
+        """The same, if these contributions (peer, round) were the lies."""
+        named = ("one", "two", "three", "four")[: self.plan.honest]
+        return hostile_judge.read(self.record, lies, {self.id_of(name) for name in named})
 
     @property
     def failures(self) -> list[Note]:
@@ -246,7 +252,7 @@ async def _until(running: Trial, condition: Callable[[], bool]) -> None:
 
 
 def _home(running: Trial, name: str) -> Path:
-    home = running.folder / name.replace("#", "-")
+    home = running.folder / re.sub("[^a-z]", "-", name)[:40]
     share_kernels(home, node_config().kernels_path)
     return home
 
