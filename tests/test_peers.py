@@ -227,7 +227,9 @@ async def test_a_peer_that_was_let_go_and_comes_back_is_refused_and_asks_ever_mo
         await trio.sleep(100)
         assert one.events == [Arrived(two.me), Departed(two.me)]
         assert f"{STRIKES_MAX} faults" in str(two.peers.refusals[one.address])
-        assert len(two.told("refused")) <= 2 + 100 / REDIAL_S_MAX
+        (state,) = two.peers.dial_states()
+        assert 2 <= state.failures <= 2 + 100 / REDIAL_S_MAX
+        assert len(two.told("refused")) == 1  # what a person knows already is not said again
         assert len(two.told("connected")) == 1
 
 

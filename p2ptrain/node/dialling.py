@@ -230,13 +230,18 @@ class Dialling:
             address.last_error = address.refusal = dial.last_error = ""
             dial.sort()
 
-    def failed(self, dial: Dial, address: Address, why: str, *, refused: bool = False) -> None:
-        """A dial led to nothing. refused: the peer has answered, and does not want us."""
+    def failed(self, dial: Dial, address: Address, why: str, *, refused: bool = False) -> bool:
+        """A dial led to nothing; returns whether that is news to people.
+
+        refused  the peer has answered, and does not want us
+        """
+        is_news = address.last_error != why
         address.failures += 1
         address.last_error = dial.last_error = why
         if refused:
             address.refusal = why
             dial.pause_s = REDIAL_S_MAX
+        return is_news
 
     def connected(self, peer: PeerId, now: float) -> None:
         """Somebody is connected, whoever dialled."""

@@ -335,13 +335,13 @@ class Peers:
             try:
                 await self.transport.dial(address.text, self.dial_timeout_s)
             except PeerRefused as error:
-                self._dialling.failed(dial, address, error.why, refused=True)
-                self.telemetry.report("refused", address=address.text, reason=error.why)
+                if self._dialling.failed(dial, address, error.why, refused=True):
+                    self.telemetry.report("refused", address=address.text, reason=error.why)
                 return False  # it is the same peer at all of its addresses
             except PeerUnreachable as error:
-                self._dialling.failed(dial, address, error.why)
                 self.note(Missed(dial.peer, address.text, error.why, time()))
-                self.telemetry.report("unreachable", address=address.text, reason=error.why)
+                if self._dialling.failed(dial, address, error.why):
+                    self.telemetry.report("unreachable", address=address.text, reason=error.why)
             else:
                 return True
         return False
