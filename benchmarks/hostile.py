@@ -28,9 +28,9 @@ from time import monotonic
 import trio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from hostile_members import MEMBERS  # noqa: E402
-from hostile_strangers import STRANGERS  # noqa: E402
-from hostile_swarm import WATCHED, Plan, Trial, trial  # noqa: E402
+from hostile_members import MEMBERS
+from hostile_strangers import STRANGERS
+from hostile_swarm import WATCHED, Plan, Trial, trial
 
 LIES_FROM = "honest:6,"  # when all four are voters: fewer than four bear no liar
 FROZEN_S = 30.0

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from p2ptrain.swarm.chain import Context, shards_reduced_by, voters
+from p2ptrain.swarm.chain import Context, liars_max, shards_reduced_by, voters
 from p2ptrain.swarm.contributions import Contributions, Held
 from p2ptrain.swarm.effects import CheckPiece, CommitRecord, Effect, Proof, Send
 from p2ptrain.swarm.inputs import AveragingConfig
@@ -206,8 +206,13 @@ class Exchange:
         self._have_sent = None
 
     def listable(self) -> list[Held]:
-        """The contributions, one a peer, that min(2, M) voters hold whole, in roster order."""
-        needed = min(2, len(self._voters))
+        """The contributions, one a peer, that enough voters hold whole, in roster order.
+
+        Enough is one more than may lie: a liar could vouch for what another one withholds, and
+        each proposer in turn would list what nobody can reduce.
+        """
+        count = len(self._voters)
+        needed = max(min(2, count), liars_max(count) + 1)
         mine = frozenset(self.held.whole())
         chosen = []
         for member in self._context.roster:
