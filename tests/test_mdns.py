@@ -4,6 +4,7 @@ The tests that speak multicast do so on loopback only, with the real library; wh
 not carry multicast there, they are skipped and say so.
 """
 
+import os
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -35,8 +36,9 @@ from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.limits import ADDRESSES_MAX, MDNS_TOPICS_MAX
 from p2ptrain.wire.peer_id import PeerId
 
-SWARM, OTHER_SWARM, DATA = cid_of(b"swarm"), cid_of(b"other"), cid_of(b"data")
-ALICE, BOB, CAROL = (identity_of(bytes([n, 3]) * 16).peer_id for n in range(3))
+RUN = os.getpid().to_bytes(4, "big")  # another run of these tests on this machine is not met
+SWARM, OTHER_SWARM, DATA = (cid_of(name + RUN) for name in (b"swarm", b"other", b"data"))
+ALICE, BOB, CAROL = (identity_of(bytes([n, 3]) * 14 + RUN).peer_id for n in range(3))
 LOOPBACK = "127.0.0.1"
 SOON_S = 10.0
 
@@ -270,7 +272,7 @@ async def test_a_liar_on_the_network_does_no_harm_and_the_next_honest_peer_is_fo
         liar = await trio.to_thread.run_sync(lambda: Zeroconf(interfaces=[LOOPBACK]))
         async with trio.open_nursery() as nursery:
             for number, properties in enumerate(lies):
-                name = f"liar {number}.{SERVICE}"
+                name = f"liar {number} of {os.getpid()}.{SERVICE}"
                 info = AsyncServiceInfo(
                     SERVICE, name, port=9, parsed_addresses=[LOOPBACK], properties=properties
                 )

@@ -1,5 +1,6 @@
 """Nodes that start again without a link: found by memory, or by multicast; over real libp2p."""
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.limits import STRIKES_MAX
 
-SWARM, DATA = cid_of(b"swarm"), cid_of(b"data")
+RUN = os.getpid().to_bytes(4, "big")  # another run of these tests on this machine is not met
+SWARM, DATA = cid_of(b"swarm" + RUN), cid_of(b"data" + RUN)
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 SOON_S = 10.0
 
