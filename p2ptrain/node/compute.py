@@ -212,7 +212,7 @@ class Compute:
         return answer
 
     async def restart(self, block: Digest, state: bytes) -> Digest:
-        """A new process that goes on from a block's state; error feedback starts from zero.
+        """A new process that goes on from a block's state; for the rest see take_own.
 
         Returns the state's digest. Raises DeviceError or ComputeDied if it cannot be started.
         """
@@ -252,6 +252,16 @@ class Compute:
         answer = await self._ask(wire.GetStateBytes(block))
         assert isinstance(answer, wire.StateBytes)
         return answer.state
+
+    async def own(self, block: Digest) -> wire.OwnState:
+        """What is this peer's own at an applied block: error feedback, inner optimiser's state."""
+        answer = await self._ask(wire.GetOwn(block))
+        assert isinstance(answer, wire.OwnState)
+        return answer
+
+    async def take_own(self, block: Digest, own: wire.OwnState) -> None:
+        """Go on from what an earlier process had. Raises ComputeRefused, then as without it."""
+        await self._ask(wire.TakeOwn(block, own.residual, own.inner))
 
     async def parameters(self, block: Digest) -> dict[str, NDArray[np.float32]]:
         """The named tensors of a kept block, for export and evaluation elsewhere."""

@@ -42,6 +42,10 @@ async def _silent(link: Link) -> None:
     """Report nothing."""
 
 
+async def _nothing() -> None:
+    """Neither keep anything nor take it."""
+
+
 @dataclass
 class Rounds:
     """One peer's rounds of one run.
@@ -53,6 +57,8 @@ class Rounds:
     first_peers   peers that must have asked to enter before the first round of a new swarm
     applied       blocks that were applied and not reported yet
     report        tells the user of one
+    keep          called when the state is level: writes what is our own, if it is time
+    take          called after the compute process has died: gives the new one what was kept
     """
 
     me: PeerId
@@ -65,6 +71,8 @@ class Rounds:
     leaving: bool = False
     applied: list[Link] = field(default_factory=list)
     report: Callable[[Link], Awaitable[None]] = _silent
+    keep: Callable[[], Awaitable[None]] = _nothing
+    take: Callable[[], Awaitable[None]] = _nothing
     _news: trio.Event = field(default_factory=trio.Event)
     _left_at: float | None = None
     _training_on: Digest | None = None
@@ -134,6 +142,7 @@ class Rounds:
             if self.leaving and not self.state.level:
                 return  # whoever wants to go need not fetch what it missed
         await self.state.finalize()
+        await self.keep()
         rounds = [link for link in self.applied if link.certificate.block.kind == ROUND]
         self.applied.clear()
         if rounds:  # of several, the state is that after the newest
@@ -241,6 +250,7 @@ class Rounds:
         self._contributed_to = None
         try:
             await self.state.restart()
+            await self.take()
         except ComputeDied as again:
             await self._recover(again)
         else:

@@ -28,7 +28,12 @@ from p2ptrain.errors import DeviceError
 from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.local import Trainer, TrainingData
-from p2ptrain.train.optimizers import InnerConfig, InnerState
+from p2ptrain.train.optimizers import (
+    InnerConfig,
+    InnerState,
+    inner_state_bytes,
+    inner_state_from_bytes,
+)
 from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes, state_from_bytes
 from p2ptrain.train.states import Local, States, UnknownBlock
 from p2ptrain.wire.digest import Digest, digest
@@ -110,6 +115,11 @@ class Engine:
                 self._chain.rollback(block)
             case wire.GetStateBytes(block):
                 return wire.StateBytes(state_bytes(self._chain.find(block).state))
+            case wire.GetOwn(block):
+                own = self._chain.local(block)
+                return wire.OwnState(own.residual.tobytes(), inner_state_bytes(own.inner))
+            case wire.TakeOwn():
+                self._take_own(request)
             case wire.GetParameters(block):
                 return self._tensors(block)
             case wire.Evaluate():
@@ -176,6 +186,20 @@ class Engine:
         local = Local(np.zeros(values, np.float32), self._new_inner)
         self._states = States(self._outer, block, state, local)
         return wire.StateDigest(self._states.find(block).digest)
+
+    def _take_own(self, request: wire.TakeOwn) -> None:
+        values = self._layout.padded_size
+        residual, inner = np.zeros(values, np.float32), self._new_inner
+        try:
+            if request.residual:
+                residual = np.frombuffer(request.residual, "<f4", values).astype(np.float32)
+            if request.inner:
+                inner = inner_state_from_bytes(request.inner, self._new_inner)
+        except ValueError as error:
+            raise MalformedShard("codecs 5", str(error)) from error
+        if len(request.residual) not in (0, 4 * values) or not np.isfinite(residual).all():
+            raise MalformedShard("codecs 5", f"a residual has {values} finite values")
+        self._chain.take(request.block, Local(residual, inner))
 
     def _compress(self, gradient: Vector, residual: Vector) -> tuple[tuple[bytes, ...], Vector]:
         q, scales, lost = self._quantizer.quantise(gradient, residual)

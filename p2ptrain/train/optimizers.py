@@ -77,6 +77,27 @@ class InnerState:
     second: NDArray[np.float32]
 
 
+def inner_state_bytes(state: InnerState) -> bytes:
+    """The state as step_count, 8 bytes, then the moments; all little-endian."""
+    moments = (vector.astype("<f4", copy=False).tobytes() for vector in (state.first, state.second))
+    return state.step_count.to_bytes(8, "little") + b"".join(moments)
+
+
+def inner_state_from_bytes(content: bytes, like: InnerState) -> InnerState:
+    """What inner_state_bytes wrote, of vectors as long as those of another state.
+
+    Raises ValueError for another length, and for what is not finite.
+    """
+    expected = 8 + like.first.nbytes + like.second.nbytes
+    if len(content) != expected:
+        raise ValueError(f"an inner state of this recipe has {expected} bytes, not {len(content)}")
+    values = np.frombuffer(content, "<f4", offset=8).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("the inner state is not finite")
+    first, second = np.split(values, [like.first.size])
+    return InnerState(int.from_bytes(content[:8], "little"), first, second)
+
+
 class InnerOptimizer:
     """Applies the gradient of a plan to its parameters, on the device."""
 

@@ -14,6 +14,8 @@ is ever written in place, going back is taking an older snapshot.
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from p2ptrain.errors import P2PTrainError
 from p2ptrain.train.outer import OuterConfig, State, Vector, outer_step, state_bytes, state_digest
 from p2ptrain.wire.digest import Digest
@@ -70,6 +72,17 @@ class States(Generic[Inner]):
         """What is this peer's own at the base."""
         return self._locals[self.base]
 
+    def local(self, block: Digest) -> Local[Inner]:
+        """What is this peer's own at a block of the chain. Raises UnknownBlock."""
+        if block not in self._locals:
+            raise UnknownBlock(f"block {block.hex()[:16]} is not in the chain")
+        return self._locals[block]
+
+    def take(self, block: Digest, local: Local[Inner]) -> None:
+        """Go on at a block of the chain with what an earlier process had. Raises UnknownBlock."""
+        self.local(block)
+        self._locals[block] = local
+
     def find(self, block: Digest) -> Candidate:
         """The state of an applied block or a candidate. Raises UnknownBlock."""
         if block not in self._candidates:
@@ -98,8 +111,10 @@ class States(Generic[Inner]):
             raise UnknownBlock(f"block {block.hex()[:16]} does not follow the base")
         local = self.base_local
         if mine_included:
-            # A restarted process no longer has what its predecessor contributed.
-            local = self._contributed.get(self.base, local)
+            # A restarted process no longer has what its predecessor's contribution left behind,
+            # only that the residual went into it.
+            spent = Local(np.zeros_like(local.residual), local.inner)
+            local = self._contributed.get(self.base, spent)
         self._chain.append(block)
         self._locals[block] = local
 

@@ -175,6 +175,25 @@ class GetStateBytes:
 
 
 @dataclass(frozen=True, slots=True)
+class GetOwn:
+    """What is this peer's own at an applied block. Answer: OwnState."""
+
+    block: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOwn:
+    """Go on from what an earlier process had of its own at an applied block. Answer: Done.
+
+    residual, inner  as in OwnState; b"": as at the start of a run
+    """
+
+    block: Digest
+    residual: bytes
+    inner: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """Loss and accuracy of the base on the test samples. Answer: Evaluated."""
 
@@ -259,6 +278,18 @@ class StateBytes:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnState:
+    """What no other peer has: it belongs to a state, and helps to train on from there.
+
+    residual  of error feedback, float32-LE
+    inner     train/optimizers.py, inner_state_bytes
+    """
+
+    residual: bytes
+    inner: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     """Mean loss and the share of correct answers over `count` test samples."""
 
@@ -287,14 +318,15 @@ class Refused:
 
 Request = (
     Open | Initial | LoadState | Train | Cancel | ReduceSet | ApplyReduced | Carry | Apply
-    | Finalize | Rollback | GetStateBytes | Evaluate | GetParameters
+    | Finalize | Rollback | GetStateBytes | GetOwn | TakeOwn | Evaluate | GetParameters
 )  # fmt: skip
 Answer = (
-    Opened | StateDigest | Trained | Cancelled | Reduced | Done | StateBytes | Evaluated
-    | Tensors | Refused
+    Opened | StateDigest | Trained | Cancelled | Reduced | Done | StateBytes | OwnState
+    | Evaluated | Tensors | Refused
 )  # fmt: skip
 WHILE_TRAINING = (
-    Cancel, ReduceSet, ApplyReduced, Carry, Apply, Finalize, Rollback, GetStateBytes, GetParameters
+    Cancel, ReduceSet, ApplyReduced, Carry, Apply, Finalize, Rollback, GetStateBytes, GetOwn,
+    GetParameters,
 )  # fmt: skip
 
 _TYPES: dict[str, type[Any]] = {
