@@ -121,6 +121,20 @@ class Withholder(Liar):
         return message
 
 
+class Staller(Liar):
+    """Withholds its pieces, and lists its own contribution in every set that it proposes."""
+
+    def bend(self, to: PeerId, message: Message) -> Message | None:
+        """None of its own pieces; and its machine is told that all the others hold them."""
+        exchange = self.averaging._exchange if self.averaging is not None else None
+        if self.averaging is not None and exchange is not None and exchange.own is not None:
+            for member in self.averaging.context.roster:
+                known = exchange.haves.get(member.peer, frozenset())
+                exchange.haves[member.peer] = known | {exchange.own.name}
+        mine = isinstance(message, Piece) and message.contributor == self.peer
+        return None if mine else message
+
+
 class Spoiler(Liar):
     """Sends pieces that are not what it committed to."""
 

@@ -219,7 +219,7 @@ class Deciding(Standing):
             return None
         needs_none = views.view == self.context.view + 1  # right after our certificate
         timeouts = () if needs_none else self._timeouts_to_carry()
-        if not needs_none and not timeouts:
+        if not needs_none and (not timeouts or self._waits_for_timeouts(now, timeouts)):
             return None
         statements = [s.statement for s in timeouts if isinstance(s.statement, Timeout)]
         repeated = repeatable(self.context, statements)
@@ -238,7 +238,7 @@ class Deciding(Standing):
             return ()
         if not self._views.timeouts(view, (me,)):
             self._timeout(view)  # our own word: it says that we hold our certificate
-        # What names a block that we lack comes last: a liar may have invented it.
+        # What names a block that we lack comes last: a liar may have invented it, or withhold it.
         others.sort(key=lambda s: (self._is_dubious(s), s.signer))
         chosen = [*self._views.timeouts(view, (me,)), *others[: needed - 1]]
         return tuple(sorted(chosen, key=lambda s: s.signer))
@@ -246,9 +246,20 @@ class Deciding(Standing):
     def _is_dubious(self, signed: Signed) -> bool:
         timeout = signed.statement
         block = timeout.last_block if isinstance(timeout, Timeout) else None
-        if block is None or block.parent != self.context.block:
+        here = block is not None and block.parent == self.context.block
+        return here and bool(block and self._exchange.lacking(block))
+
+    def _waits_for_timeouts(self, now: float, timeouts: tuple[Signed, ...]) -> bool:
+        """Whether others' Timeouts may yet free us from repeating a set that we cannot reduce.
+
+        A liar votes for what it withholds. Had that been certified, no quorum could leave it out.
+        """
+        known = self._views.timeouts(self._views.view - 1, self._voters)
+        if len(known) == len(self._voters) or not any(map(self._is_dubious, timeouts)):
             return False
-        return block_digest(block) not in self._blocks and bool(self._exchange.lacking(block))
+        if self._grace_at is None:
+            self._grace_at = now + self._views.grace
+        return now < self._grace_at
 
     def _new_block(self, now: float) -> Block | None:
         """A block of our own choice, once there is enough to list."""
