@@ -26,7 +26,7 @@ from p2ptrain.store.own_state import OwnRecord, OwnStateFile
 from p2ptrain.train.worker_messages import OwnState
 from p2ptrain.wire.digest import Digest
 
-KEPT_SHARE = 0.05  # of the time: a fashion network's takes 5 ms, after a round of 100 ms
+KEPT_SHARE = 0.05  # of the time: 2 ms for the digits network, 40 ms for fashion, on a busy machine
 
 
 @dataclass
