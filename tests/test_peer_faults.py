@@ -1,6 +1,7 @@
 """Faults of a connection count like faults of a message, and so do signatures without end."""
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from averaging_stage import Stage
@@ -45,10 +46,11 @@ async def test_a_connection_that_broke_a_rule_is_a_strike_and_one_that_ended_is_
     )
     peers = Peers(transport, Telemetry(reports.append))
     seen: list[object] = []
-    async for event in peers.events():
-        seen.append(event)
-        if event == Departed(bad):
-            break
+    async with aclosing(peers.events()) as events:
+        async for event in events:
+            seen.append(event)
+            if event == Departed(bad):
+                break
     assert seen == [Arrived(good), Arrived(bad), Departed(good), Departed(bad)]
     strikes = [(r["peer"], r["rule"]) for r in reports if r["event"] == "strike"]
     assert strikes == [(bad, "transport 5")]
