@@ -22,7 +22,7 @@ from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import Cid
 from p2ptrain.wire.peer_id import peer_id_of
 
-ACCURACY_ALREADY = 0.93  # of the first network; one that begins anew has about 0.3 after a round
+ACCURACY_ALREADY = 0.93  # of the first network; after its own first round it had about 0.56
 TIMEOUT_S = 60.0
 
 
@@ -41,8 +41,9 @@ async def export(home: Path, swarm: str, out: Path) -> None:
 async def test_a_swarm_begins_where_an_exported_network_has_come_to(tmp_path: Path) -> None:
     async with story(tmp_path) as s:
         original = recipe(tmp_path, rounds=60)
-        (first,) = await s.end_of(await s.found(original))
-        assert number(first["accuracy"]) > ACCURACY_ALREADY
+        one = await s.found(original)
+        (first,) = await s.end_of(one)
+        assert number(one.rounds[0]["accuracy"]) < ACCURACY_ALREADY < number(first["accuracy"])
         model = tmp_path / "weights" / "first.safetensors"
         await export(tmp_path / "one", str(first["swarm"]), model)
         tensors = load_file(model)
