@@ -363,3 +363,10 @@ async def test_a_node_that_is_stopped_while_others_are_missing_leaves_in_time(
     assert trio.current_time() - stopped_at[0] < 5
     assert founder.summary is not None
     assert not founder.summary.finished
+
+
+def test_deaths_of_the_compute_process_are_counted_within_an_hour() -> None:
+    deaths = round_module.Deaths()
+    assert [deaths.another(float(now)) for now in (0, 10, 3599)] == [1, 2, 3]
+    assert deaths.another(3605.0) == 3
+    assert deaths.another(9000.0) == 1

@@ -12,6 +12,7 @@ are doing, a certificate that others reached without us moves the chain, and we 
 steps that have become pointless are abandoned, and error feedback stays as it was.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from p2ptrain.swarm.chain import Context
 from p2ptrain.swarm.history import Link
 from p2ptrain.swarm.inputs import Contribution, Wait
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import COMPUTE_RESTARTS_MAX
+from p2ptrain.wire.limits import COMPUTE_DEATHS_WITHIN_S, COMPUTE_RESTARTS_MAX
 from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 
@@ -44,6 +45,20 @@ async def _silent(link: Link) -> None:
 
 async def _nothing() -> None:
     """Neither keep anything nor take it."""
+
+
+class Deaths:
+    """Deaths of the compute process: a long run may see many, a bad driver causes many soon."""
+
+    def __init__(self) -> None:
+        self._at_s: deque[float] = deque()
+
+    def another(self, now: float) -> int:
+        """One more; how many there were in the last COMPUTE_DEATHS_WITHIN_S."""
+        self._at_s.append(now)
+        while self._at_s[0] <= now - COMPUTE_DEATHS_WITHIN_S:
+            self._at_s.popleft()
+        return len(self._at_s)
 
 
 @dataclass
@@ -77,7 +92,7 @@ class Rounds:
     _left_at: float | None = None
     _training_on: Digest | None = None
     _contributed_to: Digest | None = None
-    _deaths: int = 0
+    _deaths: Deaths = field(default_factory=Deaths)
     _began_at: float = field(default_factory=trio.current_time)
 
     @property
@@ -240,10 +255,10 @@ class Rounds:
 
     async def _recover(self, error: ComputeDied) -> None:
         """The compute process died: say so, start another; at most this round is lost."""
-        self._deaths += 1
-        if self._deaths > COMPUTE_RESTARTS_MAX:
+        if self._deaths.another(trio.current_time()) > COMPUTE_RESTARTS_MAX:
             raise DeviceError(
-                f"the compute process died {self._deaths} times, the last time so: {error}\n"
+                f"the compute process died too often ({COMPUTE_RESTARTS_MAX} times an hour), "
+                f"the last time so: {error}\n"
                 "The OpenCL driver is at fault, or memory is short: try --device pocl --threads 1"
             ) from error
         self.machines.telemetry.report("warning", text=f"{error}; starting it again")

@@ -123,7 +123,8 @@ DURATIONS_KEPT = 8  # views whose durations set deadlines: enough to outvote thr
 # --- one node ----------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1  # of messages and rules; peers of another number are refused
 STRIKES_MAX = 16  # protocol errors of one peer in a run; a bug or a liar, not bad luck
-COMPUTE_RESTARTS_MAX = 8  # deaths of the compute process in one run; then the driver is to blame
+COMPUTE_RESTARTS_MAX = 8  # deaths of the compute process in that time: the driver is to blame
+COMPUTE_DEATHS_WITHIN_S = 3600.0  # a run of weeks may see a death now and then (memory runs short)
 CANDIDATES_MAX = 4  # reduced blocks that wait for a certificate: re-proposals of one parent
 REDUCED_BYTES_KEPT = 1 << 27  # reduced shards for those who follow: 64 rounds of 2M parameters
 REDUCED_BLOCKS_KEPT = 64  # of a small network, too: who is further behind fetches a whole state
