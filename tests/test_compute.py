@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
+from full_disk import file_size_limit
 
 from p2ptrain.compress.blocks import INT8
 from p2ptrain.config import Recipe
-from p2ptrain.errors import ConfigError, DeviceError
+from p2ptrain.errors import ConfigError, DeviceError, StoreError
 from p2ptrain.node.compute import (
     Compute,
     ComputeLimits,
@@ -316,3 +317,11 @@ async def open_and_close(spec: ComputeSpec, arrays: TrainingArrays) -> None:
 
 def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+async def test_data_that_find_no_room_in_memory_are_an_error_with_words(
+    spec: ComputeSpec, arrays: TrainingArrays
+) -> None:
+    with pytest.raises(StoreError, match="no room in memory"), file_size_limit(4096):
+        async with open_compute(spec, lambda: arrays):
+            pass

@@ -34,7 +34,7 @@ import trio
 from numpy.typing import NDArray
 
 from p2ptrain.config import Recipe
-from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError
+from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError, StoreError
 from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.node.compute_process import ComputeDied, ComputeProcess
 from p2ptrain.swarm.effects import Term
@@ -385,9 +385,14 @@ def _write_arrays(data_fd: int, read: Callable[[], TrainingArrays]) -> tuple[int
     assert arrays.y.shape == (n,), "one label a sample"
     assert arrays.test_x.shape == (t, d), "test samples are shaped like the others"
     assert arrays.test_y.shape == (t,), "one label a test sample"
-    with os.fdopen(os.dup(data_fd), "wb") as file:
-        for array, dtype in (
-            (arrays.x, "<f4"), (arrays.y, "<i4"), (arrays.test_x, "<f4"), (arrays.test_y, "<i4")
-        ):  # fmt: skip
-            np.ascontiguousarray(array, dtype).tofile(file)
+    dtypes = ((arrays.x, "<f4"), (arrays.y, "<i4"), (arrays.test_x, "<f4"), (arrays.test_y, "<i4"))
+    try:
+        with os.fdopen(os.dup(data_fd), "wb") as file:
+            for array, dtype in dtypes:
+                file.write(np.ascontiguousarray(array, dtype).data)
+    except OSError as error:
+        raise StoreError(
+            f"the training data find no room in memory ({error.strerror}).\n"
+            "Close other programs, or raise the limit of this process (ulimit -f)"
+        ) from error
     return n, t, d
