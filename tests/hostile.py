@@ -11,14 +11,22 @@ events as `p2ptrain --json` does; "lied" counts what was really done.
 
 import signal
 import sys
+from functools import partial
 
 import trio
 from hostile_members import become
 from hostile_strangers import STRANGERS, Attack, for_ever
 
 
+def come_from_elsewhere(number: int) -> None:
+    """Dial from a loopback address of our own: victims bound what one address may ask of them."""
+    address = f"127.0.1.{1 + number}"
+    vars(trio)["open_tcp_stream"] = partial(trio.open_tcp_stream, local_address=address)
+
+
 async def attack(name: str, swarm: str, victims: tuple[str, ...]) -> None:
     """Attack until SIGINT or SIGTERM."""
+    come_from_elsewhere([*STRANGERS].index(name))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(for_ever, Attack(swarm, victims), STRANGERS[name])
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

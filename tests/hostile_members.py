@@ -29,7 +29,7 @@ from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import json_lines
 from p2ptrain.swarm import weights
 from p2ptrain.swarm.averaging import Averaging
-from p2ptrain.swarm.effects import Effect
+from p2ptrain.swarm.effects import Effect, KeyElsewhere, Proof
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.wire.digest import digest
 from p2ptrain.wire.envelope import sign_statement
@@ -434,7 +434,14 @@ def infest(liar: Liar) -> None:
 
         def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
             liar.heard(sender, message)
-            return super().receive(now, sender, message)
+            effects = super().receive(now, sender, message)
+            # An honest node would stop here: its key is in use elsewhere.
+            return [e for e in effects if not self._is_about_us(e)]
+
+        def _is_about_us(self, effect: Effect) -> bool:
+            if isinstance(effect, Proof):
+                return effect.first.signer == self.config.me
+            return isinstance(effect, KeyElsewhere)
 
         def _new_block(self, now: float) -> Block | None:
             liar.before_proposing()

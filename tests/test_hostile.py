@@ -45,10 +45,10 @@ def only_liars_were_struck(run: Trial, *liars: str) -> bool:
 async def test_lies_about_the_work_are_never_averaged(tmp_path: Path) -> None:
     # Few of each: sixteen faults end a liar's part. Before round 6 not all are voters.
     liar = (
-        "honest:6,nan:1,honest:3,false_norms:1,honest:3,x1e6:1,honest:3,withholds_but_one:3,"
-        "withholds"
+        "honest:6,withholds_but_one:3,withholds:4,honest:3,nan:1,honest:3,false_norms:1,honest:3,"
+        "x1e6"
     )
-    async with trial(tmp_path, Plan((liar,), rounds=26)) as run:
+    async with trial(tmp_path, Plan((liar,), rounds=28)) as run:
         assert_unharmed(run)
         assert run.said("tampered", by=liar)
         assert all(each.lies == 0 for each in run.judged), "no set names a lie"
