@@ -44,7 +44,7 @@ async def test_a_connection_that_broke_a_rule_is_a_strike_and_one_that_ended_is_
         Disconnected(good, "it closed the connection"),
         Disconnected(bad, "it sent more than its budget of frames", "transport 5"),
     )
-    peers = Peers(transport, Telemetry(reports.append))
+    peers: Any = Peers(transport, Telemetry(reports.append))
     seen: list[object] = []
     async with aclosing(peers.events()) as events:
         async for event in events:
