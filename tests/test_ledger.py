@@ -15,8 +15,10 @@ from p2ptrain.node.ledger import Ledger
 from p2ptrain.store.checkpoint import CheckpointStore
 from p2ptrain.store.reduced import ReducedBlock, ReducedStore
 from p2ptrain.store.transcript import Transcript
+from p2ptrain.swarm import history as history_module
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.limits import CHECKPOINTS_KEPT
+from p2ptrain.wire.messages import GetHeaders, Headers
 
 GENESIS = genesis_of()
 
@@ -269,6 +271,39 @@ def test_any_switches_come_back(
         if not applied:  # several changes of mind, and only the last one was carried out
             for link in chain:
                 record(ledger, link)
+    comes_back(folder, chain)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=5))
+def test_links_that_left_the_memory_are_read_again_whatever_was_switched(
+    tmp_path_factory: pytest.TempPathFactory, switches: list[tuple[int, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("ledger")
+    chain = chain_on(GENESIS, 7)
+    with pytest.MonkeyPatch.context() as patch, opened(folder) as ledger:
+        patch.setattr(history_module, "PAGE_LINKS", 2)
+        patch.setattr(history_module, "HOT_LINKS", 1)
+        history = ledger.history
+        for link in chain:
+            record(ledger, link)
+        for number, (back, length) in enumerate(switches):
+            height = max(1, len(chain) - back)
+            new = chain_on(chain[height - 1].context, length, f"switch {number} ")
+            ledger.switch(height)
+            history.switch(height, new)
+            chain = [*chain[:height], *new]
+            assert history.after(0) == tuple(chain)
+            assert history.tip == chain[-1].context
+            for link in new:
+                record(ledger, link)
+        assert len(history._hot) < 2 + 1 + 1
+        contexts = [history.context(height) for height in range(len(chain) + 1)]
+        assert contexts == [GENESIS, *(link.context for link in chain)]
+        asked = GetHeaders(history.known()[-1:], 32)
+        certificates = tuple(link.certificate for link in chain)
+        assert history.headers(asked) == Headers(GENESIS.block, certificates)
+        comes_back(folder, chain)
     comes_back(folder, chain)
 
 

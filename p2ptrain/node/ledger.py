@@ -19,15 +19,17 @@ over for an older one.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from p2ptrain.errors import StoreError
 from p2ptrain.store.checkpoint import Checkpoint, CheckpointStore
 from p2ptrain.store.reduced import ReducedBlock, ReducedStore
 from p2ptrain.store.transcript import Transcript
-from p2ptrain.swarm.chain import Settings, advance
+from p2ptrain.swarm.chain import Context, Settings, advance
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.codec import pack, unpack
 from p2ptrain.wire.digest import Digest
@@ -74,11 +76,30 @@ class Ledger:
     recorded: int = 0
     logged: int = 0
     results: dict[Digest, tuple[Digest, Digest]] = field(default_factory=dict)
+    _sequences: array[int] = field(default_factory=lambda: array("Q"))  # of the logged heights
     _reduced: OrderedDict[Digest, tuple[bytes, ...]] = field(default_factory=OrderedDict)
     _reduced_bytes: int = 0
     _saved: list[Digest] = field(default_factory=list)
     _parted: Digest | None = None
     _order: int = 0
+
+    def __post_init__(self) -> None:
+        self.history.archive = self
+
+    def links(self, base: Context, height: int, count: int) -> tuple[Link, ...]:
+        """Links that have left the memory, from the transcript again (swarm/history.py, Archive).
+
+        Raises StoreError.
+        """
+        wanted = self._sequences[height - 1 : height - 1 + count]
+        entries = takewhile(lambda e: e.sequence <= wanted[-1], self.transcript.iterate(wanted[0]))
+        ours, found = set(wanted), list[Link]()
+        for entry in entries:
+            if entry.sequence in ours:
+                certificate = unpack(Certificate, entry.payload)
+                base = advance(base, certificate, self.settings)
+                found.append(Link(certificate, base))
+        return tuple(found)
 
     def extend(self, links: Sequence[Link]) -> None:
         """Make certificates durable that are about to be appended to the history.
@@ -89,8 +110,9 @@ class Ledger:
         entries = [(CERTIFICATE, link.context.block, pack(link.certificate)) for link in new]
         if self._parted is not None:
             entries.insert(0, (SWITCH, self._parted, b""))
-        self.transcript.append_all(entries)
+        logged = self.transcript.append_all(entries)[len(entries) - len(new) :]
         self._parted = None
+        self._sequences.extend(entry.sequence for entry in logged)
         self.logged += len(new)
 
     def keep(self, reduced: ReducedBlock) -> None:
@@ -116,7 +138,8 @@ class Ledger:
         """
         self.recorded = max(self.recorded, height)
         if reduced:
-            self.remember(self.history.context(height).block, reduced)
+            self.remember(self.history.block(height), reduced)
+        self.history.cool(self.logged)
 
     def record(self, height: int, state: bytes, reduced: tuple[bytes, ...]) -> None:
         """All that makes a block of the history applied, in order. Raises StoreError."""
@@ -146,8 +169,9 @@ class Ledger:
         by another.
         """
         if self.logged > height:
-            self._parted = self.history.context(height).block
+            self._parted = self.history.block(height)
             self.logged = height
+            del self._sequences[height:]
         self.recorded = min(self.recorded, height)
         self._forget_above(height)
 
@@ -164,9 +188,13 @@ class Ledger:
         """
         for entry in self.transcript.iterate():
             if entry.kind == SWITCH:
-                self.history.switch(self._height(Digest(entry.block_id)), ())
+                height = self._height(Digest(entry.block_id))
+                del self._sequences[height:]
+                self.history.switch(height, ())
             else:
                 self._extend(entry.payload)
+                self._sequences.append(entry.sequence)
+                self.history.cool(self.history.height)
         self.logged = self.history.height
         reduced, warnings = self.reductions.load_all() if self.reductions else ((), ())
         for one in reduced:
@@ -184,7 +212,8 @@ class Ledger:
         block = Digest(checkpoint.block_id)
         if self.history.height_of(block) is None:  # we died before the transcript had it too
             self._cut(self._height(unpack(Certificate, checkpoint.certificate).block.parent))
-            self.transcript.append(CERTIFICATE, block, checkpoint.certificate)
+            entry = self.transcript.append(CERTIFICATE, block, checkpoint.certificate)
+            self._sequences.append(entry.sequence)
             self._extend(checkpoint.certificate)
             self.logged = self.history.height
         self.recorded = self._height(block)
@@ -206,7 +235,7 @@ class Ledger:
         """We may have died between a certificate and the mark that it makes due."""
         unfinal = self.history.tip.unfinal
         height = self._height(unfinal[0]) - 1 if unfinal else self.history.height
-        final = self.history.context(height).block
+        final = self.history.block(height)
         if final in self.checkpoints.blocks():
             self.checkpoints.mark_final(final)
 
@@ -220,7 +249,8 @@ class Ledger:
     def _cut(self, height: int) -> None:
         """Drop the blocks above a height, on the disk too."""
         if height < self.history.height:
-            self.transcript.append(SWITCH, self.history.context(height).block, b"")
+            self.transcript.append(SWITCH, self.history.block(height), b"")
+            del self._sequences[height:]
             self.history.switch(height, ())
 
     def reduced_of(self, block: Digest) -> tuple[bytes, ...] | None:
@@ -272,7 +302,7 @@ class Ledger:
         return height
 
     def _forget_above(self, height: int) -> None:
-        for link in self.history.after(height):
-            if link.context.block in self._saved:
-                self._saved.remove(link.context.block)
-            self._reduced_bytes -= sum(map(len, self._reduced.pop(link.context.block, ())))
+        for block in map(self.history.block, range(height + 1, self.history.height + 1)):
+            if block in self._saved:
+                self._saved.remove(block)
+            self._reduced_bytes -= sum(map(len, self._reduced.pop(block, ())))

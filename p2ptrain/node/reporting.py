@@ -160,8 +160,13 @@ class Reporter:
             state = await self.state.compute.state(self.state.block)
         height = self.state.height or 0
         context = self.state.history.context(height)
-        blocks = [link.certificate.block for link in self.state.history.after(0)[:height]]
-        mine = [entry for block in blocks for entry in block.entries if entry.peer == self.me]
+        links = map(self.state.history.link, range(1, height + 1))  # not all at once in memory
+        mine = [
+            entry.weight
+            for link in links
+            for entry in link.certificate.block.entries
+            if entry.peer == self.me
+        ]
         sent, received = self._bytes()
         evaluated: Evaluated | None = None
         with suppress(ComputeDied):  # the run is over: its figures are not worth a new process
@@ -171,7 +176,7 @@ class Reporter:
             swarm=self.swarm,
             rounds=context.rounds,
             contributed=len(mine),
-            samples=sum(entry.weight for entry in mine),
+            samples=sum(mine),
             bytes_sent=sent,
             bytes_received=received,
             loss=evaluated.loss if evaluated else None,

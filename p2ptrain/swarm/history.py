@@ -106,7 +106,7 @@ class History:
     def switch(self, height: int, links: Iterable[Link]) -> None:
         """Drop the blocks above a height and put others in their place."""
         start = min(self._cold, height // PAGE_LINKS * PAGE_LINKS)
-        kept = self._page_after(start)[: height - start] if start < self._cold else ()
+        kept = self._page_after(start)[: height - start] if start < min(height, self._cold) else ()
         for block in self._blocks[height:]:
             self._hot.pop(self._heights.pop(block), None)
         del self._blocks[height:]
