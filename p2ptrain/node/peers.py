@@ -27,6 +27,7 @@ from p2ptrain.net.transport import (
     Transport,
 )
 from p2ptrain.node.addresses import Source, is_loopback, peer_dialled_at
+from p2ptrain.node.asked import Asked
 from p2ptrain.node.dialling import DIAL_TIMEOUT_S, Dial, Dialling, DialState
 from p2ptrain.node.lanes import travels_with_data
 from p2ptrain.node.telemetry import Telemetry
@@ -85,6 +86,7 @@ class Peers:
     _dialling: Dialling = field(default_factory=Dialling)
     _via_loopback: dict[PeerId, bool] = field(default_factory=dict)  # of those in hellos
     _unwanted: dict[PeerId, str] = field(default_factory=dict)
+    _asked: Asked = field(default_factory=Asked)
     _encoded: tuple[Message, bytes] | None = None
     _news: trio.Event = field(default_factory=trio.Event)
     _arrival: trio.Event = field(default_factory=trio.Event)
@@ -139,6 +141,7 @@ class Peers:
         """Put a message into a peer's outbox; False if it is not connected or reads too slowly."""
         if self._encoded is None or self._encoded[0] is not message:
             self._encoded = (message, encode(message))
+        self._asked.sent(to, message)
         return self.transport.send(to, self._encoded[1], bulk=travels_with_data(message))
 
     async def wait_for_somebody(self) -> None:
@@ -244,6 +247,7 @@ class Peers:
     def _read(self, peer: PeerId, data: bytes) -> Received | None:
         try:
             message = decode(data, peer)
+            self._asked.received(peer, message)
         except RemoteProtocolError as error:
             self.strike(error)
             return None
