@@ -89,7 +89,7 @@ class Receiving(Deciding):
         self, now: float, sender: PeerId, signed: Signed, commit: Commit
     ) -> list[Effect]:
         if commit.parent != self.context.block:
-            if self.context.member(signed.signer) and commit.parent not in self.context.recent:
+            if commit.parent not in self.context.recent and self._may_be_early(sender, signed):
                 self._check_signed(signed, sender)
                 self._keep_early(signed)
             return self._elsewhere(now, sender, commit.parent)

@@ -201,6 +201,17 @@ class Standing:
                     continue
         return effects
 
+    def _may_be_early(self, sender: PeerId, signed: Signed) -> bool:
+        """Whether a commit for a block that we do not know may be one of its members'.
+
+        Whoever that block admits is not in our roster yet. For such there is half of the room, so
+        that strangers cannot keep members out.
+        """
+        if self.context.member(signed.signer) is not None:
+            return True
+        room = len(self._early) < EARLY_COMMITS_MAX // 2
+        return sender == signed.signer and (room or sender in self._early)
+
     def _keep_early(self, signed: Signed) -> None:
         if signed.signer in self._early or len(self._early) < EARLY_COMMITS_MAX:
             self._early[signed.signer] = signed
