@@ -14,7 +14,7 @@ from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FO
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.net.framing import Kind, encode_frame
-from p2ptrain.net.libp2p_host import Dialler, open_host, running_host
+from p2ptrain.net.libp2p_host import Dialler, _concrete, open_host, running_host
 from p2ptrain.net.libp2p_yamux import UNREAD_BYTES_EACH_MAX
 from p2ptrain.net.link import Link, LinkBroken
 from p2ptrain.net.transport import Bounds, Frame, PeerUnreachable
@@ -167,3 +167,13 @@ async def test_two_peers_that_send_much_at_once_do_not_lock_up_when_libp2p_pings
                 for _ in range(chunks):
                     assert isinstance(await alice.receive(), Frame)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_host_that_is_stopping_can_still_be_asked_for_its_addresses() -> None:
+    # libp2p's identify asks for them when somebody connects, also while the host is closing.
+    async with running_host(ALICE, _concrete(LOOPBACK[0])) as host:
+        listening = host.get_transport_addrs()
+        for listener in host.get_network().listeners.values():
+            await listener.close()
+        assert host.get_transport_addrs() == listening
+        assert [str(a).partition("/p2p/")[0] for a in host.get_addrs()] == [*map(str, listening)]
