@@ -145,7 +145,8 @@ async def for_ever(
         while True:
             words = "done"
             try:
-                await what(attack, victim, identity)
+                with lone_exception():
+                    await what(attack, victim, identity)
             except LinkBroken as error:
                 words = str(error)
             json_lines({"event": "dropped", "victim": victim, "reason": words})
