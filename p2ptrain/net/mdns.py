@@ -220,15 +220,20 @@ class LocalNetwork:
                 self._failed,
                 f"peers on the local network do not find each other: no multicast here ({why})",
             )
+        started = asyncio.ensure_future(zeroconf.zeroconf.async_wait_for_start())
         try:
+            await asyncio.shield(started)  # cancelled halfway, it would leave a socket open
             browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[self._on_heard])
             await self._announce(zeroconf)
             await browser.async_cancel()
+        except (OSError, ZeroconfError) as error:
+            self._in_trio(self._failed, f"multicast DNS does not work here ({error})")
         finally:
             for lookup in self._lookups:
                 lookup.cancel()
             with suppress(TimeoutError, ZeroconfError, OSError):  # the network may be gone
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await asyncio.wait([started])
                     await zeroconf.async_close()
 
     async def _announce(self, zeroconf: AsyncZeroconf) -> None:
