@@ -12,7 +12,11 @@ time, and leaves the set when an answer passes its check:
   in flight --(NotHeld, timeout, peer lost)--> queue, and that peer is noted as refusing it
 
 A peer has at most `in_flight_max` requests at a time, so a slow peer holds up little and a fast
-one gets more. When every peer has refused a request, all refusals are forgotten after
+one gets more. Peers that have answered come first, peers that let a request time out last: silent
+strangers may be many. And once nothing else is left to ask for, what has been due for HEDGE_S is
+asked of one more peer, and again: the last pieces wait for the fastest of those who hold them, not
+for the slowest who was asked (the end game of Cohen, "Incentives Build Robustness in BitTorrent",
+2003). When every peer has refused a request, all refusals are forgotten after
 `retry_s`: a donor may have it by then. Nothing is stored here: an item is handed out as soon as
 it comes, so the memory is that of the requests. To resume, ask only for what is not yet held.
 
@@ -54,6 +58,8 @@ Check = Callable[[Answer], bool]
 
 IN_FLIGHT_MAX = 4  # requests a peer: 4 MiB of chunks keep a 100 Mbit/s link of 300 ms busy
 TIMEOUT_S = 20.0  # 4 MiB at 2 Mbit/s take 17 s
+HEDGE_S = 1.0  # a round trip and some work, on most links
+COPIES_MAX = 4  # of one request at a time, at the end
 RETRY_S = 2.0  # a donor that did not have a piece may have it after the next round
 
 _RULES = {StatePiece: "catchup 3.1", ReducedPiece: "catchup 4.1", Blob: "catchup 5.1"}
@@ -133,6 +139,8 @@ class Download:
         self._queue: deque[Request] = deque()
         self._in_flight: dict[PeerId, dict[Request, float]] = {}
         self._refused: dict[Request, set[PeerId]] = {}
+        self._asked_at: dict[Request, float] = {}  # when it was last put to anyone
+        self._misses: dict[PeerId, int] = {}  # timeouts since the last answer; -1: none yet
         self._retry_at = inf
         self.dry = 0  # how often something was refused by everyone
         self._done = 0
@@ -153,7 +161,9 @@ class Download:
     def deadline(self) -> float:
         """When expire must be called next, seconds on the caller's clock; inf: never."""
         timeouts = (at for requests in self._in_flight.values() for at in requests.values())
-        return min(self._retry_at, min(timeouts, default=inf))
+        others = not self._queue and len(self._in_flight) > 1
+        hedge_at = min(self._asked_at.values(), default=inf) + HEDGE_S if others else inf
+        return min(self._retry_at, hedge_at, min(timeouts, default=inf))
 
     def want(self, now: float, items: Mapping[Request, Check]) -> list[Send]:
         """Add items to the set; those already in it stay as they are."""
@@ -208,11 +218,12 @@ class Download:
         for peer in sorted(self._in_flight):
             late = [request for request, at in self._in_flight[peer].items() if at <= now]
             for request in late:
+                self._misses[peer] = self._misses.get(peer, 0) + 1
                 self._refuse(peer, request)
         if self._retry_at <= now:
             self._retry_at = inf
             self._refused.clear()
-        return self._assign(now)
+        return [*self._assign(now), *self._hedge(now)]
 
     def _take(self, now: float, sender: PeerId, answer: Answer) -> list[Send | Got]:
         request = request_of(answer)
@@ -223,6 +234,7 @@ class Download:
             raise RemoteProtocolError(sender, _RULES[type(answer)], f"wrong bytes for {request}")
         del self._wanted[request]
         self._settle(request)
+        self._misses[sender] = -1
         self._done += 1
         self._bytes_done += len(answer.data)
         return [Got(request, answer), *self._assign(now)]
@@ -230,6 +242,7 @@ class Download:
     def _settle(self, request: Request) -> None:
         """Take a request out of everything that could ask for it again."""
         self._refused.pop(request, None)
+        self._asked_at.pop(request, None)
         for requests in self._in_flight.values():
             requests.pop(request, None)
         if request in self._queue:  # it came late, after its request had timed out
@@ -241,25 +254,60 @@ class Download:
         if not isinstance(request, Request) or requests.pop(request, None) is None:
             return
         self._refused.setdefault(request, set()).add(peer)
-        self._queue.append(request)
+        self._ask_again(request)
 
     def _drop(self, peer: PeerId) -> None:
-        self._queue.extend(self._in_flight.pop(peer, {}))
+        self._misses.pop(peer, None)
+        for request in self._in_flight.pop(peer, {}):
+            self._ask_again(request)
+
+    def _ask_again(self, request: Request) -> None:
+        """Queue a request, unless another copy of it is on its way."""
+        if not self._holders(request):
+            self._asked_at.pop(request, None)
+            self._queue.append(request)
+
+    def _holders(self, request: Request) -> list[PeerId]:
+        return [peer for peer, requests in self._in_flight.items() if request in requests]
+
+    def _rank(self, peer: PeerId) -> tuple[int, int, PeerId]:
+        """Who is asked first: who has answered, then who has less to do."""
+        return self._misses.get(peer, 0), len(self._in_flight[peer]), peer
+
+    def _ask(self, now: float, peer: PeerId, request: Request) -> Send:
+        self._in_flight[peer][request] = now + self._timeout_s
+        self._asked_at[request] = now
+        return Send(peer, request)
+
+    def _hedge(self, now: float) -> list[Send]:
+        """Ask one more peer for each request that is long due, once the queue is empty."""
+        sends: list[Send] = []
+        due = [r for r, at in self._asked_at.items() if at + HEDGE_S <= now]
+        for request in [] if self._queue else due:
+            holders, refused = self._holders(request), self._refused.get(request, set())
+            self._asked_at[request] = now  # look again later, whether or not there is anyone
+            free = [
+                peer
+                for peer, requests in self._in_flight.items()
+                if len(requests) < self._in_flight_max and peer not in (*holders, *refused)
+            ]
+            if free and len(holders) < COPIES_MAX:
+                sends.append(self._ask(now, min(free, key=self._rank), request))
+        return sends
 
     def _assign(self, now: float) -> list[Send]:
         """Put queued requests to the peers with the fewest in flight, one each in turn."""
         sends: list[Send] = []
         idle = set(self._in_flight)
         while self._queue and idle:
-            peer = min(idle, key=lambda p: (len(self._in_flight[p]), p))
+            peer = min(idle, key=self._rank)
             requests = self._in_flight[peer]
             request = None if len(requests) >= self._in_flight_max else self._next_for(peer)
             if request is None:
                 idle.remove(peer)
                 continue
             self._queue.remove(request)
-            requests[request] = now + self._timeout_s
-            sends.append(Send(peer, request))
+            sends.append(self._ask(now, peer, request))
         spare = any(len(r) < self._in_flight_max for r in self._in_flight.values())
         if self._queue and spare and self._retry_at == inf:  # every idle peer has refused it
             self._retry_at = now + RETRY_S
