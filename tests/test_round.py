@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from p2ptrain.node.reporting import Summary
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.node.votes import Votes
 from p2ptrain.store.blocks import BlockStore
+from p2ptrain.store.checkpoint import CheckpointStore
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.catchup import CatchUp
 from p2ptrain.swarm.certificates import Rules
@@ -234,6 +236,14 @@ class Swarm:
         home = self.folder / str(number)
         return NodeConfig(home / "config", home / "data", home / "state", self.kernels)
 
+    def exported_by(self, run: Run) -> str:
+        """SHA-256 of the state that an export of this node takes."""
+        assert run.summary is not None
+        folder = self._config(run.number).checkpoints_path(Cid(run.summary.swarm))
+        checkpoint = CheckpointStore(folder).load_final().checkpoint
+        assert checkpoint is not None
+        return sha256(checkpoint.vector).hexdigest()
+
     async def take_part(self, run: Run, swarm_id: Cid, options: JoinOptions) -> None:
         """One node's life."""
         config, identity = self._config(run.number), IDENTITIES[run.number]
@@ -271,7 +281,7 @@ def pid_of(run: Run) -> int:
     assert run.node is not None
     assert run.node.machines is not None
     pid = run.node.machines.state.compute.pid
-    assert pid is not None
+    assert isinstance(pid, int)
     return pid
 
 
@@ -311,6 +321,7 @@ async def test_nodes_that_meet_end_with_the_same_bits(swarm: Swarm) -> None:
         assert not run.told("warning")
         assert run.summary is not None
         assert run.summary.contributed > 0
+        assert swarm.exported_by(run) == run.summary.weights_sha256, "the last round is final"
 
 
 async def test_a_lone_node_survives_the_death_of_its_compute_process(swarm: Swarm) -> None:

@@ -27,6 +27,7 @@ from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeRefused, LocalWork
 from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.node.machines import DIVERGED, Machines
+from p2ptrain.swarm.certificates import is_finished
 from p2ptrain.swarm.chain import Context
 from p2ptrain.swarm.history import Link
 from p2ptrain.swarm.inputs import Contribution, Wait
@@ -101,6 +102,16 @@ class Rounds:
         return self.machines.state
 
     @property
+    def finished(self) -> bool:
+        """Whether the block that closes the run is applied.
+
+        The averaging machine knows of that block before it is written down and in the history:
+        whoever asked it would end one block too early, with a last round that is not final.
+        """
+        settings = self.machines.averaging.config.settings
+        return is_finished(self.tip, settings) and self.state.level
+
+    @property
     def tip(self) -> Context:
         """The newest certified block that we know."""
         return self.state.history.tip
@@ -133,6 +144,8 @@ class Rounds:
                 await self.outer_step()
             except ComputeDied as error:
                 await self._recover(error)
+        with suppress(ComputeDied):  # the mark on disk comes first
+            await self.state.finalize()  # the last block may have come by another way
 
     async def outer_step(self) -> None:
         """One round: from one certified block to the next."""
@@ -242,7 +255,7 @@ class Rounds:
 
     def _over(self) -> bool:
         """The run has its last final block, or we asked to go and are out (or nobody is left)."""
-        if self.machines.averaging.finished and self.state.level:
+        if self.finished:
             return True
         if self._left_at is None:
             return False

@@ -92,7 +92,7 @@ async def run_rounds(
             ):
                 await rounds.run()
             await own.keep(at_once=True)
-            summary = await reporter.summary(finished=machines.averaging.finished)
+            summary = await reporter.summary(finished=rounds.finished)
             await _say_goodbye(node, finished=summary.finished)
             nursery.cancel_scope.cancel()
     node.telemetry.report("done", **summary.values)
