@@ -140,26 +140,31 @@ async def for_ever(
 ) -> None:
     """Do something to all victims at once, each again and again, with one key a victim."""
 
-    async def one(number: int, victim: str) -> None:
-        identity = stranger(digest_number(victim) + number)
+    async def one(victim: str) -> None:
+        identity = stranger(digest_number(f"{what.__name__} {victim}"))
         while True:
             words = "done"
             try:
-                with lone_exception():
-                    await what(attack, victim, identity)
-            except LinkBroken as error:
-                words = str(error)
+                await what(attack, victim, identity)
+            except* LinkBroken as broken:
+                words = str(first_of(broken))
             json_lines({"event": "dropped", "victim": victim, "reason": words})
             await trio.sleep(AGAIN_S)
 
     async with trio.open_nursery() as nursery:
-        for number, victim in enumerate(attack.victims):
-            nursery.start_soon(one, number, victim)
+        for victim in attack.victims:
+            nursery.start_soon(one, victim)
 
 
-def digest_number(victim: str) -> int:
-    """A number for an address, to make a key of."""
-    return int.from_bytes(digest("attacker", victim.encode())[:16], "big")
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of the errors in a group of groups."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def digest_number(text: str) -> int:
+    """A number for a text, to make a key of."""
+    return int.from_bytes(digest("attacker", text.encode())[:16], "big")
 
 
 # --- bytes that are no frames, frames that are no messages ---------------------------------------

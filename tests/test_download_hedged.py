@@ -8,7 +8,7 @@ from p2ptrain.swarm.download import COPIES_MAX, HEDGE_S, Download, Got, blobs_wa
 from p2ptrain.swarm.effects import Send
 from p2ptrain.wire.cid import cid_of, parse_cid
 from p2ptrain.wire.digest import digest
-from p2ptrain.wire.messages import Blob, GetBlob
+from p2ptrain.wire.messages import Blob, GetBlob, NotHeld
 from p2ptrain.wire.peer_id import PeerId, peer_id_of
 
 CONTENT = {cid_of(data): data for data in (bytes([n]) * 9 for n in range(10))}
@@ -82,3 +82,18 @@ def test_nothing_is_asked_twice_while_there_is_something_else_to_ask_for() -> No
     fetch = Fetch(silent, [])  # ten items, eight places
     fetch.run(until=5 * HEDGE_S)
     assert fetch.asked.total() == 8
+
+
+def test_what_those_who_answer_do_not_have_is_given_up_without_waiting_for_the_silent() -> None:
+    everyone = peers(4)
+    machine, request = Download(), GetBlob(cid_of(b"gone"))
+    machine.peers(0.0, everyone)
+    sends = machine.want(0.0, blobs_wanted([cid_of(b"gone")]))
+    now = 0.0
+    while not machine.dry and now < COPIES_MAX * HEDGE_S:
+        for send in sends:
+            if send.to == everyone[2]:
+                machine.receive(now, send.to, NotHeld(request))
+        now = machine.deadline
+        sends = machine.expire(now)
+    assert machine.dry == 1

@@ -142,7 +142,7 @@ class Download:
         self._asked_at: dict[Request, float] = {}  # when it was last put to anyone
         self._misses: dict[PeerId, int] = {}  # timeouts since the last answer; -1: none yet
         self._retry_at = inf
-        self.dry = 0  # how often something was refused by everyone
+        self.dry = 0  # how often something was refused by everyone who answers
         self._done = 0
         self._total = 0
         self._bytes_done = 0
@@ -293,6 +293,8 @@ class Download:
             ]
             if free and len(holders) < COPIES_MAX:
                 sends.append(self._ask(now, min(free, key=self._rank), request))
+            elif refused and all(self._misses.get(peer, 0) >= 0 for peer in holders):
+                self.dry += 1  # those who answer at all do not have it
         return sends
 
     def _assign(self, now: float) -> list[Send]:
