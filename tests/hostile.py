@@ -9,6 +9,7 @@ A stranger never asks to be admitted; it has connections and says on them what i
 events as `p2ptrain --json` does; "lied" counts what was really done.
 """
 
+import os
 import signal
 import sys
 from functools import partial
@@ -25,7 +26,8 @@ def come_from_elsewhere(number: int) -> None:
 
 
 async def attack(name: str, swarm: str, victims: tuple[str, ...]) -> None:
-    """Attack until SIGINT or SIGTERM."""
+    """Attack until SIGINT or SIGTERM; elsewhere we would not share our victims' processor."""
+    os.nice(10)
     come_from_elsewhere([*STRANGERS].index(name))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(for_ever, Attack(swarm, victims), STRANGERS[name])
