@@ -366,12 +366,15 @@ def test_a_device_that_was_not_tested_has_a_null_in_json() -> None:
 def test_ctrl_c_ends_the_command_and_its_child(tmp_path: Path) -> None:
     """A driver hangs, and the person loses patience."""
     icd = driver(tmp_path / "vendors", "hanging", HANGS)
+    # Who runs the tests in the background may have them ignore Ctrl-C, which children inherit.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "p2ptrain.cli.main", "devices", "--home", str(tmp_path)],
         env={**os.environ, "OCL_ICD_VENDORS": str(icd)},
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, ours)
     assert process.stderr is not None
     assert "looking" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
