@@ -45,25 +45,30 @@ class Views:
         self._timeouts: dict[PeerId, dict[int, Signed]] = {}
 
     # --- durations ----------------------------------------------------------------------------
-    def _median(self) -> float | None:
+    def _duration(self, parts: int) -> float | None:
+        """The last views' durations' lower median (2 parts) or quartile (4); None: none known."""
         ordered = sorted(self._durations)
-        return ordered[(len(ordered) - 1) // 2] if ordered else None
+        return ordered[(len(ordered) - 1) // parts] if ordered else None
 
     @property
     def limit(self) -> float:
         """Seconds until this view is given up."""
-        timing, median = self._timing, self._median()
+        timing, median = self._timing, self._duration(2)
         first = timing.view_first_s if median is None else timing.view_factor * median
         clamped = min(max(first, timing.view_min_s), timing.view_max_s)
         return float(clamped * 2 ** min(self.failed, DOUBLINGS_MAX))
 
     @property
     def grace(self) -> float:
-        """Seconds that a proposer waits for the last contributions."""
-        timing, median = self._timing, self._median()
-        if median is None:
+        """Seconds that a proposer waits for the last contributions.
+
+        The quartile, not the median: durations have the grace in them that was waited in vain, so
+        a member that never delivers, in most rounds, would make the grace grow with each.
+        """
+        timing, usual = self._timing, self._duration(4)
+        if usual is None:
             return timing.grace_first_s
-        return min(max(median, timing.grace_min_s), timing.grace_max_s)
+        return min(max(usual, timing.grace_min_s), timing.grace_max_s)
 
     @property
     def retry(self) -> float:
