@@ -111,9 +111,11 @@ def peak_node_kib(run: Trial) -> int:
 async def measure(wanted: list[str], rounds: int) -> None:
     """Run the trials and print a line for each."""
     alone: dict[int, int] = {}
-    for name, plan in plans(rounds).items():
-        if wanted and name not in wanted and not name.startswith("nobody"):
-            continue
+    chosen = {n: p for n, p in plans(rounds).items() if not wanted or n in wanted}
+    compared = {plan.rounds for plan in chosen.values()}
+    controls = {n: p for n, p in plans(rounds).items() if n.startswith("nobody")}
+    controls = {n: p for n, p in controls.items() if p.rounds in compared}
+    for name, plan in (controls | chosen).items():
         began = monotonic()
         with tempfile.TemporaryDirectory(prefix="p2ptrain-hostile-") as folder:
             async with trial(Path(folder), plan) as run:
