@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of real processes wait more than they compute; two at a time keep two cores busy.
+WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help demo setup setup-dev test check fix sim soak bench wheel wheel-demo lock clean
@@ -37,13 +39,13 @@ demo: setup
 	$(BIN)/p2ptrain demo
 
 test: setup-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not soak"
 
 check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not soak"
 	$(BIN)/python -m simnet --seeds 200
 
 fix: setup-dev
@@ -54,6 +56,7 @@ sim: setup-dev
 	$(BIN)/python -m simnet --seeds 1000
 
 soak: setup-dev
+	$(BIN)/python -m pytest -q -m soak
 	$(BIN)/python -m soak pair
 	$(BIN)/python -m soak crashes --times 20
 	$(BIN)/python -m soak chaos --seconds 600

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 BUILD = ["hatchling", "editables"]
-DEVELOPMENT = ["pytest", "pytest-trio", "hypothesis", "ruff", "mypy"]
+DEVELOPMENT = ["pytest", "pytest-trio", "pytest-xdist", "hypothesis", "ruff", "mypy"]
 UNUSED = {
     "grpcio": "19 MB; imported by libp2p's stub of an AutoNAT service only, which nothing imports",
     "importlib-metadata": "trio-typing asks for it, and imports it in its own tests only",

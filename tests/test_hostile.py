@@ -10,6 +10,7 @@ The figures for each behaviour alone are measured by benchmarks/hostile.py.
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hostile_judge import Judged
 from hostile_swarm import WATCHED, Plan, Trial, trial
 
@@ -67,7 +68,7 @@ async def test_lies_in_votes_proposals_and_certificates_cost_their_views_and_no_
         "honest:6,wrong_hashes:4,double_votes:4,replays:4,false_haves:4,two_proposals:8,stalls:5,"
         "false_timeouts:3,wrong_signatures"
     )
-    async with trial(tmp_path, Plan((liar,), rounds=46)) as run:
+    async with trial(tmp_path, Plan((liar,), rounds=70)) as run:
         assert_unharmed(run)
         told = run.lies(liar)
         assert len(told) == 8, told
@@ -79,6 +80,7 @@ async def test_lies_in_votes_proposals_and_certificates_cost_their_views_and_no_
         assert only_liars_were_struck(run, liar)
 
 
+@pytest.mark.soak
 async def test_strangers_that_flood_and_stall_are_shown_the_door_and_the_judge_sees_real_lies(
     tmp_path: Path,
 ) -> None:
