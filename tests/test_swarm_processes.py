@@ -26,6 +26,7 @@ from p2ptrain.wire.cid import cid_of
 STORY_TIMEOUT_S = 90.0  # several times what a quiet machine needs
 EVENTS_SHOWN = 40
 SOON_S = 5.0  # for what should happen at once, on a busy machine
+EXIT_S = 20.0  # to start, do what there is, and end, beside another test of many processes
 LISTEN = ("--listen", "/ip4/127.0.0.1/tcp/0")
 ALONE = (*LISTEN, "--threads", "1")
 
@@ -82,7 +83,7 @@ class Story:
 
     async def code_of(self, peer: PeerProcess) -> int:
         """Wait for a peer that should end at once."""
-        with trio.fail_after(SOON_S):
+        with trio.fail_after(EXIT_S):
             await self.until(lambda: peer.exit_code is not None)
         assert peer.exit_code is not None
         return peer.exit_code
