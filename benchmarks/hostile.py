@@ -10,7 +10,9 @@ middle of a round, or stopped (SIGSTOP) for 30 s. Each line says
   distance  largest relative distance of an applied mean to that of the round's honest contributions
   exact     rounds whose mean has the very bits of the honest contributions alone, of all
   lies      contributions averaged that were lies; missing: honest contributions left out
-  views     views that failed; round s: the longest round; late s: longest time past a deadline
+  views     views that failed; start s: the longest of the first 8 rounds, in which the voters are
+            admitted one by one and deadlines are long; round s: the longest of the others;
+            late s: longest time past a stated deadline
   MiB       growth of the honest nodes' peak memory against the same run with nobody hostile
   said      rules that the liar was struck by, proofs against it, and why it was disconnected
 
@@ -34,10 +36,11 @@ from hostile_swarm import WATCHED, Plan, Trial, trial
 
 LIES_FROM = "honest:6,"  # when all four are voters: fewer than four bear no liar
 FROZEN_S = 30.0
+FIRST = 8  # rounds: so many durations are known then
 LONG = 8  # times as many rounds where something takes half a minute to be noticed
 HEADER = (
-    "behaviour          | hash | accuracy | distance | exact   | lies | missing | views | round s "
-    "| late s |  MiB | said"
+    "behaviour          | hash | accuracy | distance | exact   | lies | missing | views | start s "
+    "| round s | late s |  MiB | said"
 )
 
 
@@ -84,7 +87,8 @@ def row(name: str, run: Trial, alone_kib: int) -> str:
         f"| {max(r.distance for r in rounds):8.4f} "
         f"| {sum(r.exact for r in rounds):3}/{len(rounds):3} | {sum(r.lies for r in rounds):4} "
         f"| {sum(r.missing for r in rounds):7} | {len(failed):5} "
-        f"| {max(r.seconds for r in rounds[1:]):7.2f} "
+        f"| {max((r.seconds for r in rounds if 1 < r.round <= FIRST), default=0.0):7.2f} "
+        f"| {max(r.seconds for r in rounds if r.round > FIRST):7.2f} "
         f"| {max(late):6.3f} | {growth:4.0f} | {said(run)}"
     )
 
