@@ -32,7 +32,8 @@ from p2ptrain.store.blocks import BlockStore
 HERE = Path(__file__).parent
 ALONE = ("--listen", "/ip4/127.0.0.1/tcp/0", "--threads", "1")
 SAMPLE_EVERY_S = 0.2
-WATCHED = "one"
+NAMES = ("one", "two", "three", "four", "five")  # of honest peers; the first is watched
+WATCHED = NAMES[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Trial:
     @property
     def honest(self) -> list[PeerProcess]:
         """The honest peers that are to reach the end."""
-        named = (f"{n}" for n in ("one", "two", "three", "four")[: self.plan.honest])
+        named = (f"{n}" for n in NAMES[: self.plan.honest])
         return [self.swarm.peers[n] for n in named if n not in self.excused]
 
     def id_of(self, name: str) -> str:
@@ -134,7 +135,7 @@ class Trial:
 
     def judged_as(self, lies: hostile_judge.Lies) -> list[hostile_judge.Judged]:
         """The same, if these contributions (peer, round) were the lies."""
-        named = ("one", "two", "three", "four")[: self.plan.honest]
+        named = NAMES[: self.plan.honest]
         return hostile_judge.read(self.record, lies, {self.id_of(name) for name in named})
 
     @property
@@ -217,7 +218,7 @@ async def _play(nursery: trio.Nursery, running: Trial) -> None:
     )
     await _until(running, lambda: "swarm" in swarm.peers[WATCHED].latest)
     link = str(swarm.peers[WATCHED].latest["swarm"]["link"])
-    for name in ("two", "three", "four")[: plan.honest - 1]:
+    for name in NAMES[1 : plan.honest]:
         await swarm.start(nursery, name, _home(running, name), "--swarm", link, *ALONE)
     for name in plan.members:
         home = _home(running, name)
@@ -243,7 +244,7 @@ async def _until(running: Trial, condition: Callable[[], bool]) -> None:
 
     def ended() -> list[PeerProcess]:
         peers = running.swarm.peers
-        known = [peers[n] for n in ("one", "two", "three", "four") if n in peers]
+        known = [peers[n] for n in NAMES if n in peers]
         mine = [peer for peer in known if peer.name not in running.excused]
         return [p for p in mine if p.exit_code not in (None, 0)]
 
