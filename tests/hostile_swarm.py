@@ -253,7 +253,7 @@ async def _until(running: Trial, condition: Callable[[], bool]) -> None:
 
 
 def _home(running: Trial, name: str) -> Path:
-    home = running.folder / re.sub("[^a-z]", "-", name)[:40]
+    home = running.folder / re.sub("[^a-z0-9]", "-", name)[:60]
     share_kernels(home, node_config().kernels_path)
     return home
 
