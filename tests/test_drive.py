@@ -145,10 +145,26 @@ async def test_nobody_s_messages_take_all_the_room(autojump_clock: MockClock) ->
     assert inbox._pool.taken_bytes <= STEPS_BYTES_MAX // 2
     taken = sum(inbox.offer_from(honest, small, receive) for _ in range(100_000))
     assert taken >= 1000
-    inbox.post(lambda now: says(STOP))
-    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    with trio.move_on_after(1):
+        await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
     assert inbox._pool.taken_bytes == 0
     assert not inbox._held_bytes
+
+
+async def test_a_step_waits_for_one_step_of_everybody_else_and_not_for_a_flood() -> None:
+    inbox, shell = Inbox[str](), Shell()
+
+    def receive(now: float, sender: PeerId, message: Message) -> list[str]:
+        return [sender]
+
+    for _ in range(1000):
+        inbox.offer_from(PeerId("flood"), GetTip(1), receive)
+    inbox.offer_from(PeerId("honest"), GetTip(1), receive)
+    inbox.offer_from(PeerId("honest"), GetTip(1), receive)
+    inbox.post(lambda now: says("ours"))
+    inbox.post(lambda now: says(STOP))
+    await drive(Clockwork(), inbox, shell.carry_out, shell.strike)
+    assert shell.done == ["flood", "honest", "ours", "flood", "honest", STOP]
 
 
 async def test_two_loops_that_post_to_each_other_s_full_inboxes_both_go_on(

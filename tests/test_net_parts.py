@@ -171,6 +171,17 @@ async def test_an_inbox_charges_each_peer_for_what_waits() -> None:
     assert inbox.meter(PEER).inbox_bytes == 0
 
 
+async def test_a_peer_waits_for_one_event_of_each_other_peer_and_not_for_a_flood() -> None:
+    inbox, flood = Inbox(Bounds()), PeerId("flood")
+    for _ in range(1000):
+        inbox.put(Frame(flood, b"", bulk=False))
+    votes = [Frame(PEER, bytes([n]), bulk=False) for n in range(3)]
+    for vote in votes:
+        inbox.put(vote)
+    taken = [await inbox.take() for _ in range(6)]
+    assert [event for event in taken if event.peer == PEER] == votes
+
+
 async def test_an_inbox_forgets_old_peers_but_never_what_waits() -> None:
     inbox = Inbox(Bounds())
     inbox.put(Disconnected(PEER, "the first"))

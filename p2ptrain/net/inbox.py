@@ -5,12 +5,12 @@ taken out. Who sends faster than this peer works finds its lanes unread for a mo
 session.py), and then its connection ended: it costs us its share of the inbox and no more.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import trio
 
 from p2ptrain.net.budget import Budget, Pool
+from p2ptrain.net.fair import FairQueue
 from p2ptrain.net.transport import Bounds, Connected, Event, Frame
 from p2ptrain.wire.limits import FRAME_OVERHEAD_BYTES
 from p2ptrain.wire.peer_id import PeerId
@@ -41,13 +41,16 @@ class Meter:
 
 
 class Inbox:
-    """A queue of events in order, bounded for each peer and for all. Many put, one task takes."""
+    """A queue of events, bounded for each peer and for all. Many put, one task takes.
+
+    Each peer's events come in their order; peers take turns, so nobody waits behind a flood.
+    """
 
     def __init__(self, bounds: Bounds) -> None:
         """Hold inbox_bytes_per_peer_max of one peer, FRAME_OVERHEAD_BYTES an event included."""
         self._bounds = bounds
         self._pool = Pool(bounds.inbox_bytes_max)
-        self._events: deque[Event] = deque()
+        self._events = FairQueue[Event]()
         self._filled = trio.Event()
         self._taken_in_a_row = 0
         self.meters: dict[PeerId, Meter] = {}
@@ -92,11 +95,11 @@ class Inbox:
     def put(self, event: Event) -> None:
         """Add an event and charge it to its peer, over the bound or not (see is_full_of)."""
         self._charge(self.meter(event.peer), _cost_bytes(event))
-        self._events.append(event)
+        self._events.put(event.peer, event)
         self._filled.set()
 
     async def take(self) -> Event:
-        """The oldest event; waits for one."""
+        """The oldest event of the peer whose turn it is; waits for one."""
         self._taken_in_a_row += 1
         if self._taken_in_a_row >= TAKEN_AT_ONCE_MAX:  # a flood must not starve the other tasks
             self._taken_in_a_row = 0
@@ -104,7 +107,7 @@ class Inbox:
         while not self._events:
             self._filled = trio.Event()
             await self._filled.wait()
-        event = self._events.popleft()
+        event = self._events.take()
         meter = self.meter(event.peer)
         self._charge(meter, -_cost_bytes(event))
         drained, meter.drained = meter.drained, trio.Event()

@@ -8,13 +8,13 @@ before a Send behind it leaves, and no two calls into the machine ever overlap.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from math import inf
 from typing import Generic, Protocol, TypeVar
 
 import trio
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.net.budget import Pool
+from p2ptrain.net.fair import FairQueue
 from p2ptrain.wire.limits import STEP_OVERHEAD_BYTES, STEPS_BYTES_MAX
 from p2ptrain.wire.messages import Message
 from p2ptrain.wire.peer_id import PeerId
@@ -24,6 +24,7 @@ EffectCo = TypeVar("EffectCo", covariant=True)
 Step = Callable[[float], Sequence[EffectT]]
 Receive = Callable[[float, PeerId, Message], Sequence[EffectT]]
 
+OURS = ""  # the source of our own steps
 STEPS_QUEUED_MAX = 4096  # a full roster's pieces of one round in shards of 1/64; then some are lost
 
 
@@ -39,7 +40,7 @@ class Driven(Protocol[EffectCo]):
 
 
 class Inbox(Generic[EffectT]):
-    """The steps that wait for one machine, in the order in which they came.
+    """The steps that wait for one machine: our own and each peer's in their order, taken in turn.
 
     Peers can fill it only so far, none of them more than is left for the others; our own steps
     always find room, for they must not be lost, and nobody waits to post: two machines that wait
@@ -48,13 +49,14 @@ class Inbox(Generic[EffectT]):
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._post, self._take = trio.open_memory_channel[Step[EffectT]](inf)
+        self._steps = FairQueue[Step[EffectT]]()
+        self._filled = trio.Event()
         self._pool = Pool(STEPS_BYTES_MAX)
         self._held_bytes: Counter[PeerId] = Counter()
 
     def offer(self, step: Step[EffectT]) -> bool:
-        """Queue a peer's message, which it can repeat; False if the queue is full."""
-        if self._post.statistics().current_buffer_used >= STEPS_QUEUED_MAX:
+        """Queue a step of our own that may be lost; False if too many wait."""
+        if self._steps.count(OURS) >= STEPS_QUEUED_MAX:
             return False
         self.post(step)
         return True
@@ -70,7 +72,7 @@ class Inbox(Generic[EffectT]):
             return receive(now, sender, message)
 
         self._count(sender, cost_bytes)
-        self.post(step)
+        self._put(sender, step)
         return True
 
     def _count(self, sender: PeerId, more_bytes: int) -> None:
@@ -81,11 +83,21 @@ class Inbox(Generic[EffectT]):
 
     def post(self, step: Step[EffectT]) -> None:
         """Queue a step of our own."""
-        self._post.send_nowait(step)
+        self._put(OURS, step)
+
+    def _put(self, source: str, step: Step[EffectT]) -> None:
+        self._steps.put(source, step)
+        self._filled.set()
 
     async def take(self) -> Step[EffectT]:
-        """The next step."""
-        return await self._take.receive()
+        """The next step; cancelled, it has taken none."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._steps:
+            self._filled = trio.Event()
+            await self._filled.wait()
+        step = self._steps.take()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return step
 
 
 async def drive(
