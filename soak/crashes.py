@@ -20,7 +20,7 @@ from pathlib import Path
 import trio
 
 from soak.ground import Ground, Plan, SoakFailed, ground
-from soak.record import conflicts
+from soak.record import Record, conflicts
 
 NAMES = ("one", "two", "three")
 KILLS_PER_STORY = 4
@@ -99,14 +99,26 @@ async def _kill_all(here: Ground, rng: random.Random) -> None:
 
 async def _next_round(here: Ground, before: int) -> float:
     """Until somebody tells of a round beyond those before the kill, or the run is over."""
-    if before >= here.plan.rounds:
-        await here.until(lambda: bool(here.record.resumed), RESUME_S_MAX, "a restart")
-        return -1.0
-    return await here.until(
-        lambda: here.record.highest > before and bool(here.record.since),
+    record, rounds = here.record, here.plan.rounds
+    seconds = await here.until(
+        lambda: has_gone_on(record, before) or is_over(record, rounds),
         RESUME_S_MAX,
         f"a round after {before}",
     )
+    return -1.0 if is_over(record, rounds) else seconds
+
+
+def has_gone_on(record: Record, before: int) -> bool:
+    """Whether a peer started after the kill has told of a round beyond those told before it."""
+    return record.highest > before and bool(record.since)
+
+
+def is_over(record: Record, rounds: int) -> bool:
+    """Whether a restarted peer found the last round on its disk: nobody needs to have told of it.
+
+    The kill may come between the last round's certificate and the event that tells of it.
+    """
+    return max(record.resumed.values(), default=0) >= rounds
 
 
 async def _end(here: Ground) -> None:

@@ -15,16 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2ptrain.device import reference
-from p2ptrain.device.golden import (
-    ADAMW,
-    SGD,
-    Case,
-    cases,
-    golden_hashes,
-    result_hash,
-    twin_hashes,
-    uniform,
-)
+from p2ptrain.device.golden import cases, golden_hashes, result_hash, twin_hashes
+from p2ptrain.device.golden_basic import ADAMW, SGD
+from p2ptrain.device.golden_inputs import Case, uniform
 from p2ptrain.device.kernels import KernelLibrary, read_source, source_folder
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Moments, Operations, Tile, best_tile, row_major

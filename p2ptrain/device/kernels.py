@@ -16,9 +16,10 @@ has seen this device do so with the right bits.
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ PACKAGE = Path(__file__).parents[1]
 SOURCE_FOLDERS = (PACKAGE / "_kernels", PACKAGE.parent / "kernels")
 INCLUDE = re.compile(r'^#include "([a-z_]+\.cl)"$', re.MULTILINE)
 CONTRACTED_FMA = "CONTRACTED_FMA=1"
+# Scalars of a launch that a plan sets anew at each step, by these names (Launch.varying):
+#   slot                  which of the loaded steps: where its indices begin and its losses go
+#   step                  which local step of the round, a part of the counter of random draws
+#   noise_low, noise_high the round's key of random draws, as two uint32
+VARYING = ("slot", "step", "noise_low", "noise_high")
 LOCAL_SIZE = 64  # of kernels with one work-item a value
 
 
@@ -68,7 +74,15 @@ def read_source(name: str) -> str:
 class Launch:
     """One kernel with its arguments and its geometry, ready to be enqueued again and again."""
 
-    __slots__ = ("_arguments", "_global_size", "_kernel", "_local_size", "_queue", "name")
+    __slots__ = (
+        "_arguments",
+        "_global_size",
+        "_kernel",
+        "_local_size",
+        "_queue",
+        "name",
+        "varying",
+    )
 
     def __init__(
         self,
@@ -77,7 +91,9 @@ class Launch:
         global_size: tuple[int, ...],
         local_size: tuple[int, ...],
         arguments: Sequence[Argument],
+        varying: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        self.varying = varying
         self.name: str = kernel.function_name
         self._queue = queue
         self._kernel = kernel
@@ -87,7 +103,7 @@ class Launch:
         for index, argument in enumerate(arguments):
             kernel.set_arg(index, _as_opencl(argument))
 
-    def set_scalar(self, index: int, value: np.int32 | np.float32) -> None:
+    def set_scalar(self, index: int, value: np.int32 | np.uint32 | np.float32) -> None:
         """Give one scalar argument another value for the launches to come."""
         self._kernel.set_arg(index, value)
 
@@ -133,6 +149,7 @@ class KernelLibrary:
         local_size: tuple[int, ...],
         arguments: Sequence[Argument],
         defines: Sequence[str] = (),
+        varying: Mapping[str, int] = MappingProxyType({}),
     ) -> Launch:
         """A launch of one kernel.
 
@@ -142,6 +159,7 @@ class KernelLibrary:
           local_size   work-items of a group; few different ones, each is compiled at first use
           arguments    arrays, local memory and numpy scalars, in the kernel's order and types
           defines      "NAME=value" for the kernel's #ifndef tunables
+          varying      index of each argument that a plan sets anew at each step, by its name
 
         Raises:
           DeviceError  the kernel does not build
@@ -150,9 +168,8 @@ class KernelLibrary:
         if self.contracted_fma:
             defines = (*defines, CONTRACTED_FMA)
         program = self._program(file, tuple(defines))
-        return Launch(
-            self.device.queue, cl.Kernel(program, name), global_size, local_size, arguments
-        )
+        kernel_object = cl.Kernel(program, name)
+        return Launch(self.device.queue, kernel_object, global_size, local_size, arguments, varying)
 
     def _program(self, file: str, defines: tuple[str, ...]) -> Any:
         if (file, defines) not in self._programs:

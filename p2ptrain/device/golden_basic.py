@@ -1,0 +1,261 @@
+"""Golden cases of the kernels that every network trains with.
+
+Products, activations, sums, the loss, optimisers, random numbers, and detmath value by value.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2ptrain.device import reference, reference_math
+from p2ptrain.device.golden_inputs import (
+    PROBED,
+    SEED,
+    Array,
+    Case,
+    Floats,
+    any_bits,
+    finished,
+    uniform,
+)
+from p2ptrain.device.kernels import LOCAL_SIZE
+from p2ptrain.device.operations import Batch, Matrix, Moments, Operations, Samples, Score, row_major
+
+ROWS, COLUMNS, DEPTH = 37, 45, 600  # of the matrix product: three chunks, the last one short
+FLAT = 256  # parameters of the optimisers' cases
+SGD = tuple(np.float32(value) for value in (0.1, 0.9, 0.01))
+ADAMW = tuple(
+    np.float32(value) for value in (0.01, 0.1, 0.9, 0.1, 0.999, 0.001, 1e-8, 5.2631578, 500.25)
+)
+
+
+def labels() -> NDArray[np.int32]:
+    """ROWS labels, one of them missing."""
+    values = (np.arange(ROWS) * 7 % COLUMNS).astype(np.int32)
+    values[3] = -1
+    return values
+
+
+def cases() -> list[Case]:
+    """Each of these kernels once."""
+    probed = [
+        Case("selftest", f"probe_{name}", probe(f"probe_{name}"), twin)
+        for name, twin in (
+            ("fma", lambda: reference_math.fma(uniform(1, PROBED), uniform(2, PROBED), third())),
+            ("div", lambda: reference_math.div(any_bits(1), any_bits(2)[::-1])),
+            ("sqrt", lambda: reference_math.sqrt(any_bits(1))),
+            ("exp", lambda: reference_math.exp(any_bits(1))),
+            ("log", lambda: reference_math.log(any_bits(1))),
+            ("tanh", lambda: reference_math.tanh(any_bits(1))),
+        )
+    ]
+    return [
+        *probed,
+        Case("gemm", "gemm", run_gemm, lambda: reference.gemm(left(), right())),
+        Case("elementwise", "gather_rows", run_gather, twin_gather),
+        Case("elementwise", "bias", run_bias, biased),
+        Case(
+            "elementwise",
+            "bias_relu",
+            lambda o: run_forward(o, "relu"),
+            lambda: reference.relu(biased()),
+        ),
+        Case(
+            "elementwise",
+            "bias_gelu",
+            lambda o: run_forward(o, "gelu"),
+            lambda: reference.gelu(biased()),
+        ),
+        Case(
+            "elementwise",
+            "relu_backward",
+            lambda o: run_backward(o, "relu"),
+            lambda: reference.relu_backward(rows(1), rows(2)),
+        ),
+        Case(
+            "elementwise",
+            "gelu_backward",
+            lambda o: run_backward(o, "gelu"),
+            lambda: reference.gelu_backward(rows(1), rows(2)),
+        ),
+        Case(
+            "reduce",
+            "column_sums",
+            run_sums,
+            lambda: reference.column_sums(uniform(1, 200, COLUMNS)),
+        ),
+        Case("softmax_xent", "softmax_xent", run_xent, twin_xent),
+        Case("optim", "sgd", run_sgd, twin_sgd),
+        Case("optim", "adamw", run_adamw, twin_adamw),
+        Case("rng", "philox_uniform", run_philox, lambda: uniform(9, COLUMNS)),
+    ]
+
+
+def probe(kernel: str) -> Callable[[Operations], Array]:
+    """Run one of the probes of selftest.cl on its inputs."""
+
+    def run(operations: Operations) -> Array:
+        device = operations.device
+        is_fma = kernel == "probe_fma"
+        a = uniform(1, PROBED) if is_fma else any_bits(1)
+        b = uniform(2, PROBED) if is_fma else any_bits(2)[::-1]
+        out = device.empty((PROBED,))
+        arguments = (device.upload(a), device.upload(b), device.upload(third()), out)
+        size, name = (PROBED,), f"selftest.{kernel}"
+        return finished([operations.library.launch(name, size, (LOCAL_SIZE,), arguments)], out)
+
+    return run
+
+
+def third() -> Floats:
+    """The addend of the fma probe, which nearly cancels the product."""
+    return -(uniform(1, PROBED) * uniform(2, PROBED))
+
+
+def rows(stream: int) -> Floats:
+    """A (ROWS, COLUMNS) matrix with values on both sides of every branch of the activations."""
+    return uniform(stream, ROWS, COLUMNS) * np.float32(4)
+
+
+# --- gemm.cl -----------------------------------------------------------------------------------
+
+
+def left() -> Floats:
+    """A of the matrix product."""
+    return uniform(1, ROWS, DEPTH)
+
+
+def right() -> Floats:
+    """B of the matrix product."""
+    return uniform(2, DEPTH, COLUMNS)
+
+
+def run_gemm(operations: Operations) -> Array:
+    """A B, with B stored transposed behind an offset."""
+    device = operations.device
+    stored = np.concatenate([np.ones(3, np.float32), right().T.ravel()])
+    b = row_major(device.upload(stored), COLUMNS, DEPTH, 3).transposed
+    out = device.empty((ROWS, COLUMNS))
+    c = Matrix(out, ROWS, COLUMNS, 0, COLUMNS, 1)
+    a = row_major(device.upload(left()), ROWS, DEPTH)
+    return finished(operations.gemm(a, b, c), out)
+
+
+# --- elementwise.cl and reduce.cl --------------------------------------------------------------
+
+
+def gathered() -> tuple[Floats, NDArray[np.int32], NDArray[np.int32]]:
+    """Samples, their labels and the indices of a batch."""
+    x = uniform(1, ROWS, COLUMNS)
+    x[5] = 1e-30  # flushed
+    return x, np.arange(ROWS, dtype=np.int32), np.array([5, -1, 36, 0, 5, 7, 8], np.int32)
+
+
+def run_gather(operations: Operations) -> Array:
+    """The rows and the labels of the batch in one array."""
+    device = operations.device
+    x, y, index = gathered()
+    samples = Samples(device.upload(x), device.upload(y))
+    batch = Batch(device.empty((len(index), COLUMNS)), device.empty((len(index),), np.int32))
+    launch = operations.gather_rows(samples, device.upload(index), batch)
+    gathered_rows = finished([launch], batch.x)
+    return np.column_stack([gathered_rows, batch.y.read().astype(np.float32)])
+
+
+def twin_gather() -> Array:
+    """As run_gather."""
+    gathered_rows, gathered_labels = reference.gather_rows(*gathered())
+    return np.column_stack([gathered_rows, gathered_labels.astype(np.float32)])
+
+
+def biased() -> Floats:
+    """The argument of the activations."""
+    return rows(1) + uniform(3, COLUMNS)
+
+
+def run_bias(operations: Operations) -> Array:
+    """Bias alone."""
+    z = operations.device.upload(rows(1))
+    return finished([operations.bias(z, operations.device.upload(uniform(3, COLUMNS)), 0)], z)
+
+
+def run_forward(operations: Operations, activation: str) -> Array:
+    """Bias and activation."""
+    device = operations.device
+    z, out = device.upload(rows(1)), device.empty((ROWS, COLUMNS))
+    bias = device.upload(np.concatenate([np.ones(2, np.float32), uniform(3, COLUMNS)]))
+    return finished([operations.bias_activation(activation, z, bias, out, 2)], out)
+
+
+def run_backward(operations: Operations, activation: str) -> Array:
+    """The activation's backward pass."""
+    device = operations.device
+    d = device.upload(rows(2))
+    return finished([operations.activation_backward(activation, device.upload(rows(1)), d)], d)
+
+
+def run_sums(operations: Operations) -> Array:
+    """Column sums over more rows than lanes."""
+    device = operations.device
+    out = device.empty((COLUMNS,))
+    d = device.upload(uniform(1, 200, COLUMNS))
+    return finished([operations.column_sums(d, out, 0)], out)
+
+
+# --- softmax_xent.cl ---------------------------------------------------------------------------
+
+
+def run_xent(operations: Operations) -> Array:
+    """Gradient, loss and hits in one array."""
+    device = operations.device
+    score = Score(device.empty((ROWS,)), device.empty((ROWS,), np.int32))
+    d = device.empty((ROWS, COLUMNS))
+    z, y = device.upload(rows(1) * np.float32(4)), device.upload(labels())
+    gradient = finished([operations.softmax_xent(z, y, d, score, np.float32(1 / ROWS))], d)
+    return np.column_stack([gradient, score.loss.read(), score.correct.read().astype(np.float32)])
+
+
+def twin_xent() -> Array:
+    """As run_xent."""
+    z = rows(1) * np.float32(4)
+    gradient, loss, correct = reference.softmax_xent(z, labels(), np.float32(1 / ROWS))
+    return np.column_stack([gradient, loss, correct.astype(np.float32)])
+
+
+# --- optim.cl and rng.cl -----------------------------------------------------------------------
+
+
+def run_sgd(operations: Operations) -> Array:
+    """Parameters and momentum after a step."""
+    device = operations.device
+    w, g, m = (device.upload(uniform(stream, FLAT)) for stream in (1, 2, 3))
+    return np.stack([finished([operations.sgd(w, g, m, SGD)], w), m.read()])
+
+
+def twin_sgd() -> Array:
+    """As run_sgd."""
+    w, g, m = (uniform(stream, FLAT) for stream in (1, 2, 3))
+    return np.stack(reference.sgd(w, g, m, *SGD))
+
+
+def run_adamw(operations: Operations) -> Array:
+    """Parameters and moments after a step."""
+    device = operations.device
+    w, g, m = (device.upload(uniform(stream, FLAT)) for stream in (1, 2, 3))
+    v = device.upload(np.square(uniform(4, FLAT)))
+    launch = operations.adamw(w, g, Moments(m, v), ADAMW)
+    return np.stack([finished([launch], w), m.read(), v.read()])
+
+
+def twin_adamw() -> Array:
+    """As run_adamw."""
+    w, g, m = (uniform(stream, FLAT) for stream in (1, 2, 3))
+    return np.stack(reference.adamw((w, m, np.square(uniform(4, FLAT))), g, ADAMW))
+
+
+def run_philox(operations: Operations) -> Array:
+    """Uniform values behind an offset."""
+    out = operations.device.zeros((COLUMNS + 1,))
+    launch = operations.philox_uniform(out, 1, COLUMNS, SEED, (9, np.float32(2)))
+    return finished([launch], out)[1:]
