@@ -6,17 +6,18 @@
  *
  *   gather_rows      out[r] = flush_tiny(x[index[step * R + r]]), labels beside it; an index
  *                    under 0 gives a row of zeros with label -1, which the loss leaves out
- *   bias             z += b                                       (the last layer: logits)
- *   bias_relu        z += b;  a = flush_tiny(max(z, 0))
- *   bias_gelu        z += b;  a = flush_tiny(gelu(z))
- *   relu_backward    d = z <= 0 ? 0 : flush_tiny(d)
+ *   bias             z = flush_tiny(z + b)                        (the last layer: logits)
+ *   bias_relu        z = flush_tiny(z + b);  a = z <= 0 ? 0 : z   a may be z itself
+ *   bias_gelu        z = flush_tiny(z + b);  a = flush_tiny(gelu(z))
+ *   relu_backward    d = a <= 0 ? 0 : flush_tiny(d)               z does as well as a
  *   gelu_backward    d = flush_tiny(d * gelu'(z))
  *
  *   x  (samples, C) float32, y (samples) int32, index (steps * R) int32
  *   z, a, d (R, C) float32;  b (C) float32 inside the flat parameters, at b_offset
  *
- * z keeps the value before the activation, which is all that the backward pass needs. A NaN
- * passes through both activations: to hide it would hide a training that has diverged.
+ * The backward pass of ReLU needs its output alone, so it may work in place; that of GELU needs z,
+ * the value before it. A NaN passes through both activations: to hide it would hide a training
+ * that has diverged.
  *
  * GELU in its tanh form: g(z) = z/2 (1 + tanh u), u = z (p + q z^2), p = sqrt(2/pi),
  * q = 0.044715 p. Its derivative is (1 + t)/2 + z/2 (1 - t^2)(p + 3 q z^2) with t = tanh u.
@@ -51,19 +52,20 @@ __kernel void bias(__global float *restrict z, __global const float *restrict pa
     const int c = get_global_id(0);
     const size_t i = (size_t)get_global_id(1) * C + c;
     if (c < C)
-        z[i] = z[i] + parameters[b_offset + c];
+        z[i] = flush_tiny(z[i] + parameters[b_offset + c]);
 }
 
-__kernel void bias_relu(__global float *restrict z, __global const float *restrict parameters,
-                        __global float *restrict a, const int b_offset, const int C)
+/* a may be z, hence no restrict. */
+__kernel void bias_relu(__global float *z, __global const float *restrict parameters,
+                        __global float *a, const int b_offset, const int C)
 {
     const int c = get_global_id(0);
     const size_t i = (size_t)get_global_id(1) * C + c;
     if (c >= C)
         return;
-    const float value = z[i] + parameters[b_offset + c];
+    const float value = flush_tiny(z[i] + parameters[b_offset + c]);
     z[i] = value;
-    a[i] = value <= 0.0f ? 0.0f : flush_tiny(value);
+    a[i] = value <= 0.0f ? 0.0f : value;
 }
 
 __kernel void bias_gelu(__global float *restrict z, __global const float *restrict parameters,
@@ -73,19 +75,19 @@ __kernel void bias_gelu(__global float *restrict z, __global const float *restri
     const size_t i = (size_t)get_global_id(1) * C + c;
     if (c >= C)
         return;
-    const float value = z[i] + parameters[b_offset + c];
+    const float value = flush_tiny(z[i] + parameters[b_offset + c]);
     const float t = det_tanh(value * fused(GELU_Q, value * value, GELU_P));
     z[i] = value;
     a[i] = flush_tiny(0.5f * value * (1.0f + t));
 }
 
-__kernel void relu_backward(__global const float *restrict z, __global float *restrict d,
+__kernel void relu_backward(__global const float *restrict a, __global float *restrict d,
                             const int C)
 {
     const int c = get_global_id(0);
     const size_t i = (size_t)get_global_id(1) * C + c;
     if (c < C)
-        d[i] = z[i] <= 0.0f ? 0.0f : flush_tiny(d[i]);
+        d[i] = a[i] <= 0.0f ? 0.0f : flush_tiny(d[i]);
 }
 
 __kernel void gelu_backward(__global const float *restrict z, __global float *restrict d,

@@ -8,8 +8,9 @@
  * Strides are free, so a transpose is another pair of strides. M, N, K are at least 1.
  *
  * Canonical order of each element of C: K is cut into chunks of KC = 256; inside a chunk one chain
- * of fused multiply-adds from +0, k ascending; the sums of the chunks are added left to right. KC
- * is a constant of the protocol's arithmetic. Everything else here is layout and changes no bit.
+ * of fused multiply-adds from +0, k ascending; the sums of the chunks are added left to right, and
+ * the last of these sums is passed through flush_tiny. KC is a constant of the protocol's
+ * arithmetic. Everything else here is layout and changes no bit.
  *
  * Two versions with equal bits:
  *   gemm_naive  one work-item for an element; global size (N, M), any local size. For GPUs and
@@ -51,6 +52,7 @@
 #if VW == 1
 typedef float vector;
 #define fused_vector(a, b, c) fused((a), (b), (c))
+#define flush_vector(x) flush_tiny(x)
 #elif !defined(CONTRACTED_FMA)
 #error "VW above 1 needs CONTRACTED_FMA: there is no fma of vectors that every PoCL compiles"
 #else
@@ -61,6 +63,14 @@ static inline vector fused_vector(vector a, vector b, vector c)
 {
 #pragma OPENCL FP_CONTRACT ON
     return a * b + c;
+}
+
+/* flush_tiny of each value. */
+static inline vector flush_vector(vector x)
+{
+    typedef int integers __attribute__((ext_vector_type(VW)));
+    const integers magnitude = __builtin_astype(x, integers) & 0x7fffffff;
+    return magnitude < (integers)(TINY_BITS) ? (vector)(0.0f) : x;
 }
 #endif
 
@@ -91,7 +101,7 @@ __kernel void gemm_naive(__global const float *restrict A, const int a_offset, c
             chunk = fused(a[(size_t)k * a_column], b[(size_t)k * b_row], chunk);
         sum = k0 == 0 ? chunk : sum + chunk;
     }
-    C[c_offset + (size_t)m * c_row + n] = sum;
+    C[c_offset + (size_t)m * c_row + n] = flush_tiny(sum);
 }
 
 /* Global size (panels, chunks of K), local size (1, 1). */
@@ -136,7 +146,8 @@ static inline void pack_a(__global const float *restrict A, const int a_row, con
 static inline WIDE void multiply_tile(__local const float *restrict a,
                                       __global const float *restrict b,
                                       __global float *restrict c, const int c_row, const int rows,
-                                      const int columns, const int kc, const int is_first)
+                                      const int columns, const int kc, const int is_first,
+                                      const int is_last)
 {
     vector acc[MR][NV];
 #pragma unroll
@@ -158,7 +169,8 @@ static inline WIDE void multiply_tile(__local const float *restrict a,
 #pragma unroll
             for (int v = 0; v < NV; v++) {
                 __global vector *out = (__global vector *)(c + (size_t)m * c_row) + v;
-                *out = is_first ? acc[m][v] : *out + acc[m][v];
+                const vector sum = is_first ? acc[m][v] : *out + acc[m][v];
+                *out = is_last ? flush_vector(sum) : sum;
             }
         return;
     }
@@ -172,7 +184,8 @@ static inline WIDE void multiply_tile(__local const float *restrict a,
     for (int m = 0; m < MIN(MR, rows); m++)
         for (int n = 0; n < MIN(NR, columns); n++) {
             __global float *out = c + (size_t)m * c_row + n;
-            *out = is_first ? spilled[m * NR + n] : *out + spilled[m * NR + n];
+            const float sum = is_first ? spilled[m * NR + n] : *out + spilled[m * NR + n];
+            *out = is_last ? flush_tiny(sum) : sum;
         }
 }
 
@@ -200,6 +213,6 @@ void gemm_tiled(__global const float *restrict A, const int a_offset, const int 
                 multiply_tile(a_tiles + (t - tile0) * MR * KC,
                               packed + (size_t)p * NR * K + (size_t)k0 * NR,
                               C + c_offset + (size_t)t * MR * c_row + p * NR, c_row,
-                              M - t * MR, N - p * NR, kc, k0 == 0);
+                              M - t * MR, N - p * NR, kc, k0 == 0, k0 + KC >= K);
     }
 }

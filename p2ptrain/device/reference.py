@@ -54,7 +54,7 @@ def gemm(a: Floats, b: Floats) -> Floats:
             chunk = fma(a[:, k, None], b[None, k, :], chunk)
         with np.errstate(**QUIET):  # type: ignore[arg-type]
             total = chunk if start == 0 else total + chunk
-    return total
+    return flush_tiny(total)
 
 
 # --- elementwise.cl ----------------------------------------------------------------------------
@@ -79,14 +79,20 @@ def gather_rows(
     return rows, np.where(missing, np.int32(-1), y[index])
 
 
+def bias(z: Floats, b: Floats) -> Floats:
+    """Rows of z plus b, flushed; a residual is added in the same way."""
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        return flush_tiny(z + b)
+
+
 def relu(z: Floats) -> Floats:
     """max(z, 0), flushed; NaN passes."""
     return np.where(z <= 0, np.float32(0), flush_tiny(z))
 
 
-def relu_backward(z: Floats, d: Floats) -> Floats:
-    """The gradient before the ReLU from the one behind it, flushed."""
-    return np.where(z <= 0, np.float32(0), flush_tiny(d))
+def relu_backward(a: Floats, d: Floats) -> Floats:
+    """The gradient before the ReLU from the one behind it and the ReLU's output, flushed."""
+    return np.where(a <= 0, np.float32(0), flush_tiny(d))
 
 
 def gelu(z: Floats) -> Floats:
