@@ -13,23 +13,22 @@ Errors are ConfigError: the founder or the user wrote something that cannot be d
 """
 
 import tomllib
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from p2ptrain.config_model import WEIGHTS_SUFFIX, ConvNetSection, MlpSection, ModelSection
+from p2ptrain.config_section import Section
 from p2ptrain.config_text import describe_errors
+from p2ptrain.config_training import DataSection, InnerSection, Phase
 from p2ptrain.errors import ConfigError
-from p2ptrain.wire.cid import Cid, cid_of, parse_cid
+from p2ptrain.wire.cid import Cid, cid_of
 from p2ptrain.wire.document import pack_document, unpack_document
 from p2ptrain.wire.limits import (
-    BATCH_MAX,
     CODEC_BLOCK,
-    LAYER_WIDTH_MAX,
-    LAYERS_MAX,
-    LOCAL_STEPS_MAX,
     PARAMETERS_MAX,
+    PHASES_MAX,
     RECIPE_BYTES_MAX,
     ROUNDS_MAX,
     SHARD_VALUES_MAX,
@@ -39,85 +38,13 @@ from p2ptrain.wire.peer_id import public_key_of
 
 # Any change of a summation order, a constant or a codec that changes bits counts this up; peers
 # of another number could never agree with us and are refused (DESIGN section 5).
-ARITHMETIC = 1
-
-WEIGHTS_SUFFIX = ".safetensors"
-
-Width = Annotated[int, Field(ge=1, le=LAYER_WIDTH_MAX)]
+ARITHMETIC = 2
 
 
 def _empty_or_peer_id(text: str) -> str:
     if text:
         public_key_of(text)
     return text
-
-
-def _empty_file_or_cid(text: str) -> str:
-    if text and not text.endswith(WEIGHTS_SUFFIX):
-        try:
-            parse_cid(text)
-        except ValueError as error:
-            raise ValueError(f"neither a {WEIGHTS_SUFFIX} file nor a CID: {error}") from None
-    return text
-
-
-class Section(BaseModel):
-    """What all parts of a recipe share: frozen, strict types, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class DataSection(Section):
-    """What is learned from."""
-
-    cid: Annotated[str, AfterValidator(parse_cid)] = Field(
-        description="the data set's CID, printed by: p2ptrain seed dataset PATH"
-    )
-    scale: float = Field(
-        default=1.0, gt=0, le=1e6, description="each stored value times this is a model input"
-    )
-
-
-class ModelSection(Section):
-    """The network."""
-
-    kind: Literal["mlp"] = Field(default="mlp", description="mlp: fully connected layers")
-    layers: tuple[Width, ...] = Field(
-        min_length=2,
-        max_length=LAYERS_MAX,
-        strict=False,
-        description="widths from the inputs to the classes, such as [64, 256, 10]",
-    )
-    activation: Literal["relu", "gelu"] = Field(
-        default="relu", description="between layers; gelu is its tanh form"
-    )
-    init: Annotated[str, AfterValidator(_empty_file_or_cid)] = Field(
-        default="",
-        description="weights to start from: a .safetensors file beside the recipe; founding writes "
-        "its CID in. Empty: drawn from seed",
-    )
-
-    @property
-    def parameter_count(self) -> int:
-        """Weights and biases, without padding."""
-        widths = self.layers
-        return sum((i + 1) * o for i, o in pairwise(widths))
-
-
-class InnerSection(Section):
-    """The optimiser of the local steps."""
-
-    optimizer: Literal["sgd", "adamw"] = Field(description="sgd (with momentum) or adamw")
-    learning_rate: float = Field(ge=1e-9, le=100, description="step size of a local step")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="adamw only: mean of gradients")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="adamw only: mean of squares")
-    epsilon: float = Field(default=1e-8, ge=1e-12, le=1, description="adamw only")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="adamw: decoupled; sgd: L2")
-    batch: int = Field(ge=1, le=BATCH_MAX, description="samples in a local step")
-    local_steps: int = Field(
-        ge=1, le=LOCAL_STEPS_MAX, description="local steps in a round (H); small on fast links"
-    )
 
 
 class OuterSection(Section):
@@ -196,9 +123,17 @@ class Recipe(Section):
     averaging: AveragingSection = AveragingSection()
     admission: AdmissionSection = AdmissionSection()
     founder: FounderSection = FounderSection()
+    phases: tuple[Phase, ...] = Field(
+        default=(),
+        max_length=PHASES_MAX,
+        strict=False,
+        description="convnet: rounds on smaller pictures at the start, in [[phases]] tables",
+    )
 
     @model_validator(mode="after")
     def _fits_the_limits(self) -> Self:
+        if not isinstance(self.model, MlpSection):
+            return self  # model/networks.py knows how many parameters the others have
         count = self.model.parameter_count
         largest = min(PARAMETERS_MAX, SHARDS_MAX * self.averaging.shard_values)
         if count > largest:
@@ -206,6 +141,32 @@ class Recipe(Section):
                 f"model.layers make {count:,} parameters; {SHARDS_MAX} shards of "
                 f"averaging.shard_values = {self.averaging.shard_values:,} hold {largest:,}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _model_and_data_belong_together(self) -> Self:
+        data = self.data
+        if not isinstance(self.model, ConvNetSection):
+            if self.phases:
+                raise ValueError("phases: only a convnet trains on smaller pictures first")
+            if data.mean or data.crop_padding or data.flip:
+                raise ValueError(
+                    "data.mean, deviation, crop_padding and flip: only a convnet's input has "
+                    "channels and pixels"
+                )
+            return self
+        height, width, channels = self.model.input
+        if data.mean and len(data.mean) != channels:
+            raise ValueError(
+                f"data.mean has {len(data.mean)} numbers, model.input {channels} channels"
+            )
+        if sum(phase.rounds for phase in self.phases) > self.rounds:
+            raise ValueError("phases have more rounds than the run")
+        for phase in self.phases:
+            if height % phase.size or width % (height // phase.size):
+                raise ValueError(
+                    f"phases: size = {phase.size} does not divide pictures of {height} x {width}"
+                )
         return self
 
     @classmethod

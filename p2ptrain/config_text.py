@@ -6,9 +6,9 @@ exist gets the nearest one that does.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -26,9 +26,10 @@ def describe_errors(
 
 def _line(model: type[BaseModel], error: ErrorDetails, alias: Mapping[str, str]) -> str:
     path = [str(part) for part in error["loc"]]
-    key = ".".join(path)
+    key = ".".join(_without_tags(model, path))
     if error["type"] == "extra_forbidden":
-        return f"{key}: there is no such key; {_suggestion(_section(model, path), path, alias)}"
+        suggestion = _suggestion(_section(model, path), key.split("."), alias)
+        return f"{key}: there is no such key; {suggestion}"
     field = _field(model, path)
     meaning = f" ({field.description})" if field and field.description else ""
     if error["type"] == "missing":
@@ -42,6 +43,7 @@ def _line(model: type[BaseModel], error: ErrorDetails, alias: Mapping[str, str])
 def _suggestion(
     section: type[BaseModel] | None, path: Sequence[str], alias: Mapping[str, str]
 ) -> str:
+    """What the last key of a path without tags may have been meant to be."""
     known = list(section.model_fields) if section else []
     wanted = path[-1]
     near = [alias[wanted]] if alias.get(wanted) in known else []
@@ -50,14 +52,46 @@ def _suggestion(
     return f"did you mean {'.'.join([*path[:-1], near[0]])}? ({allowed})" if near else allowed
 
 
+def _without_tags(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The path as a recipe spells it: pydantic puts the kind of a section that has several in."""
+    tagged = [
+        index
+        for index in range(1, len(path))
+        if _annotation(model, path[:index]) is not None
+        and path[index] in _kinds(_annotation(model, path[:index]))
+    ]
+    return [name for index, name in enumerate(path) if index not in tagged]
+
+
 def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
     """The model that holds the last key of the path."""
-    section: type[BaseModel] | None = model
-    for name in path[:-1]:
-        field = section.model_fields.get(name) if section else None
+    kind = model if len(path) == 1 else _annotation(model, path[:-1])
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _annotation(model: type[BaseModel], path: Sequence[str]) -> Any:
+    """The type of what a path leads to; None if it leads nowhere."""
+    kind: Any = model
+    for name in path:
+        kinds = _kinds(kind)
+        if name in kinds:
+            kind = kinds[name]
+            continue
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        field = kind.model_fields.get(name) if is_section else None
         kind = field.annotation if field else None
-        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    return section
+    return kind
+
+
+def _kinds(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The sections of a discriminated union, by tag; of anything else, none."""
+    found = {}
+    for option in get_args(annotation):
+        section, *metadata = get_args(option) or (option,)
+        for mark in metadata:
+            if isinstance(mark, Tag):
+                found[mark.tag] = section
+    return found
 
 
 def _field(model: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:

@@ -31,7 +31,7 @@ batch = 8
 local_steps = 2
 """
 # The canonical bytes are what swarm ids are made of: a change here renames every swarm.
-MINIMAL_ID = "bafkreigpkqthovq375awscbyfrmdrlx3tbpifhfiwha4flcmhc6lytwhee"
+MINIMAL_ID = "bafkreicmmfbi4krzw72ykjzn2ttvuicilka375bqdofj7v64hldtlfw2n4"
 
 
 def changed(old: str, new: str) -> str:

@@ -20,6 +20,17 @@ LOCAL_STEPS_MAX = 10_000  # notes of the field stop at H = 1000; a round must en
 BATCH_MAX = 65_536  # batch x steps is the weight of a contribution and must stay a small integer
 LAYERS_MAX = 64  # widths in a recipe; an MLP deeper than this does not train without tricks
 LAYER_WIDTH_MAX = 1 << 20  # one row of weights then fills 4 MiB
+LAYER_CHARS_MAX = 64  # the longest layer text with all options has 40
+WARMUP_STEPS_MAX = 1_000_000_000
+KERNEL_MAX = 11  # pixels; AlexNet's first layer, and nobody has gone back to more
+STRIDE_MAX = 8
+IMAGE_SIDE_MAX = 1024  # pixels; a batch of larger ones does not fit a volunteer's memory
+IMAGE_CHANNELS_MAX = 64
+PHASES_MAX = 16  # of progressive resizing; each has its own recorded plans
+CONTEXT_MAX = 4096  # tokens; attention takes time with its square
+BLOCKS_MAX = 64  # of a GPT
+HEADS_MAX = 256
+VOCABULARY_MAX = 256  # a token is stored as a byte
 LINK_CHARS_MAX = 8192  # a link is pasted into chats and shells
 LINK_PEERS_MAX = 16  # more addresses than this never help a first contact
 ADDRESS_CHARS_MAX = 512  # a full multiaddr through a relay has about 250
@@ -138,7 +149,7 @@ RULE_STEPS_MAX = 10_000  # steps in which one input must settle: a round of 64 t
 
 # --- weights to start from (protocol/data.md section 5) ------------------------------------------
 WEIGHT_BLOCKS_MAX = PARAMETERS_MAX * 4 // CHUNK_BYTES_MAX  # the largest network in float32
-WEIGHT_TENSORS_MAX = 2 * LAYERS_MAX  # a weight and a bias a layer
+WEIGHT_TENSORS_MAX = 16 * LAYERS_MAX  # a residual block or one of a GPT has 9 to 16
 TENSOR_NAME_CHARS_MAX = 64  # layer63.weight has 14; room for other networks
 TENSOR_DIMENSIONS_MAX = 8  # a convolution over volumes has 5
 OWN_STATE_BYTES_MAX = 16 * PARAMETERS_MAX  # a residual and two moments, float32 each, with room
