@@ -15,6 +15,7 @@ from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.records import Array, Split, checked
 from p2ptrain.data.seeding import load_manifest, seed_dataset
 from p2ptrain.data.shipped import DIGITS_PATH, recipe_path, seed_digits
+from p2ptrain.data.text import TextOptions
 from p2ptrain.errors import ConfigError, StoreError
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import Cid, cid_of
@@ -97,14 +98,6 @@ def test_chunks_are_full_but_for_the_last_and_never_too_large() -> None:
     assert all(len(cut.content) == cut.records * 1001 <= CHUNK_BYTES_MAX for cut in cuts)
 
 
-def test_text_keeps_its_order_and_holds_out_its_end(tmp_path: Path, blocks: BlockStore) -> None:
-    (tmp_path / "play.txt").write_text("0123456789" * 10)
-    manifest = seed_dataset(tmp_path / "play.txt", blocks).manifest
-    assert (manifest.name, manifest.licence, manifest.order) == ("play", "unknown", "kept")
-    assert assemble(manifest, "train", blocks.get).x.tobytes() == b"0123456789" * 9
-    assert assemble(manifest, "test", blocks.get).x.tobytes() == b"0123456789"
-
-
 def test_the_name_and_the_licence_are_part_of_the_cid(blocks: BlockStore) -> None:
     cids = {
         seed_dataset(DIGITS_PATH, blocks, name=name, licence=licence).cid
@@ -168,7 +161,7 @@ def test_a_chunk_that_breaks_its_manifest_is_its_authors_mistake(
 def test_a_part_of_the_chunks_can_be_assembled(tmp_path: Path, blocks: BlockStore) -> None:
     text = np.random.default_rng(1).integers(32, 127, 2_500_000, np.uint8).tobytes()
     (tmp_path / "long.txt").write_bytes(text)
-    manifest = seed_dataset(tmp_path / "long.txt", blocks).manifest
+    manifest = seed_dataset(tmp_path / "long.txt", blocks, text=TextOptions("bytes")).manifest
     part = assemble(manifest, "train", blocks.get, only=[1])
     assert part.x.tobytes() == text[CHUNK_BYTES_MAX : 2 * CHUNK_BYTES_MAX]
 
@@ -231,6 +224,6 @@ def test_a_network_that_does_not_fit_the_data_is_refused(
         with pytest.raises(ConfigError, match=r"layers = \[64, \.\.\., 10\]"):
             check_fits(manifest, layers)
     check_fits(manifest, (64, 12))
-    (tmp_path / "t.txt").write_text("unlabelled")
+    np.savez(tmp_path / "x.npz", X=np.zeros((10, 3), np.uint8))
     with pytest.raises(ConfigError, match="no labels"):
-        check_fits(seed_dataset(tmp_path / "t.txt", blocks).manifest, (1, 2))
+        check_fits(seed_dataset(tmp_path / "x.npz", blocks).manifest, (3, 2))

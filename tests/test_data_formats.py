@@ -104,13 +104,6 @@ def test_doubles_big_endian_and_fortran_order_become_little_endian_records(tmp_p
         assert np.array_equal(split.x, values.astype(np.float32))
 
 
-def test_text_is_a_record_a_byte_in_order(tmp_path: Path) -> None:
-    text = "To be, or not to be: caf\u00e9".encode()
-    records = read_records(written(tmp_path, text))
-    assert records.ordered
-    assert records.splits[0].x.tobytes() == text
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [

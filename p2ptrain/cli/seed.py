@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,8 @@ from p2ptrain.config_local import NodeConfig, node_config
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.seeding import UNKNOWN_LICENCE, Seeded, seed_dataset
 from p2ptrain.data.seeding import Progress as Report
-from p2ptrain.data.shipped import DIGITS, seed_digits
+from p2ptrain.data.shipped import DIGITS, SHAKESPEARE, SHIPPED
+from p2ptrain.data.text import TextOptions
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.lock import home_lock
 from p2ptrain.wire.cid import Cid
@@ -25,18 +27,35 @@ from p2ptrain.wire.cid import Cid
 BAR_AFTER_S = 1.0  # a bar that flashes by tells nobody anything
 
 
+class Kind(StrEnum):
+    """data.tokenisers.TOKENISERS."""
+
+    CHARACTERS = "characters"
+    BYTES = "bytes"
+
+
 def command(
     path: Annotated[
         Path,
         typer.Argument(
-            help="An IDX file or a folder of them (.gz or not), .npz or UTF-8 text; or "
-            f"'{DIGITS}' for the data that comes with p2ptrain."
+            help="An IDX file or a folder of them (.gz or not), .npz, UTF-8 text or a folder of "
+            f".txt files; or '{DIGITS}' or '{SHAKESPEARE}', which come with p2ptrain."
         ),
     ],
     name: Annotated[str, typer.Option(help="Its name (default: the file's).")] = "",
     licence: Annotated[
         str, typer.Option("--licence", "--license", help="Its licence, such as CC-BY-4.0.")
     ] = UNKNOWN_LICENCE,
+    tokeniser: Annotated[
+        Kind | None,
+        typer.Option(
+            help="How text is cut: characters (256 different ones at the most) or bytes "
+            "(default for text: characters)."
+        ),
+    ] = None,
+    test_share: Annotated[
+        float | None, typer.Option(help="Part of a text that is held out (default: 0.1).")
+    ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Only add it to the store; do not serve it.")
     ] = False,
@@ -51,10 +70,17 @@ def command(
     config = node_config(home)
     with home_lock(config.state_path), _bar() as progress:
         blocks = BlockStore(config.blocks_path)
-        if str(path) == DIGITS and not path.exists() and not name:
-            seeded = seed_digits(blocks, progress)
+        if str(path) in SHIPPED and not path.exists() and not name:
+            seeded = SHIPPED[str(path)](blocks, progress)
         else:
-            seeded = seed_dataset(path, blocks, name=name, licence=licence, progress=progress)
+            seeded = seed_dataset(
+                path,
+                blocks,
+                name=name,
+                licence=licence,
+                text=TextOptions(tokeniser, test_share),
+                progress=progress,
+            )
     if as_json:
         typer.echo(json.dumps(_tree(seeded)))
     else:
@@ -99,17 +125,26 @@ def _print_found(seeded: Seeded) -> None:
     console.print(table)
     console.print("In a recipe:")
     console.print(f'[data]\ncid = "{seeded.cid}"', soft_wrap=True)
+    if manifest.tokeniser:
+        size = manifest.tokeniser.size
+        console.print(f'[model]\nkind = "gpt"\nvocabulary = {size}', soft_wrap=True)
 
 
 def _words(manifest: Manifest, bytes_total: int) -> list[tuple[str, str]]:
-    record, label = manifest.record, manifest.label
-    splits = [f"{manifest.records(name):,} {name}" for name in manifest.split_names]
+    record, label, tokeniser = manifest.record, manifest.label, manifest.tokeniser
+    splits = ", ".join(f"{manifest.records(name):,} {name}" for name in manifest.split_names)
+    if tokeniser:
+        what = [("tokens", splits), ("vocabulary", f"{tokeniser.size} {tokeniser.kind}")]
+    else:
+        what = [
+            ("records", splits),
+            ("one record", f"{record.dtype} {list(record.shape) or '(single value)'}"),
+            ("labels", f"{label.classes} classes" if label else "none"),
+        ]
     return [
         ("data set", manifest.name),
         ("licence", manifest.licence),
-        ("records", ", ".join(splits)),
-        ("one record", f"{record.dtype} {list(record.shape) or '(single value)'}"),
-        ("labels", f"{label.classes} classes" if label else "none"),
+        *what,
         ("stored", f"{len(manifest.chunk_cids):,} chunks, {bytes_total:,} bytes"),
         ("CID", manifest.cid),
     ]
@@ -124,6 +159,8 @@ def _tree(seeded: Seeded) -> dict[str, object]:
         "licence": manifest.licence,
         "record": {"dtype": manifest.record.dtype, "shape": list(manifest.record.shape)},
         "classes": manifest.label.classes if manifest.label else None,
+        "tokeniser": manifest.tokeniser.kind if manifest.tokeniser else None,
+        "vocabulary": manifest.tokeniser.size if manifest.tokeniser else None,
         "splits": {name: manifest.records(name) for name in manifest.split_names},
         "chunks": len(manifest.chunk_cids),
         "bytes": seeded.bytes_total,

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.data.manifest import Chunk, Manifest
-from p2ptrain.data.records import Array
+from p2ptrain.data.records import TEST, TRAIN, Array
+from p2ptrain.data.text import samples_in
+from p2ptrain.data.tokenisers import Tokens
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.cid import Cid, cid_of
 
@@ -23,6 +25,18 @@ class Samples:
 
     x: Array
     y: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextStreams:
+    """The tokens of a text, each below the size of its vocabulary.
+
+    train  (n,) uint8
+    test   (m,) uint8, held out
+    """
+
+    train: Tokens
+    test: Tokens
 
 
 def assemble(
@@ -53,6 +67,18 @@ def assemble(
     return Samples(x, np.concatenate(labels) if labels else None)
 
 
+def text_streams(manifest: Manifest, fetch: Callable[[Cid], bytes | None]) -> TextStreams:
+    """Both splits of a text, as assemble does it.
+
+    Raises:
+      ConfigError  it is no text, or what assemble raises
+    """
+    if manifest.text is None:
+        raise _no_text(manifest)
+    train, test = (assemble(manifest, split, fetch).x for split in (TRAIN, TEST))
+    return TextStreams(train.astype(np.uint8, copy=False), test.astype(np.uint8, copy=False))
+
+
 def model_inputs(samples: Samples, scale: float) -> NDArray[np.float32]:
     """Records as rows of inputs: (n, values in a record) float32 = float32(value) x float32(scale).
 
@@ -69,6 +95,11 @@ def check_fits(manifest: Manifest, layers: Sequence[int]) -> None:
     Raises:
       ConfigError  names model.layers, what it is and what the data set needs
     """
+    if manifest.text is not None:
+        raise ConfigError(
+            f"the data set {manifest.name} is text, which a network that classifies cannot learn.\n"
+            'Write [model] for text (p2ptrain init text): kind = "gpt"'
+        )
     if manifest.label is None:
         raise ConfigError(
             f"the data set {manifest.name} has no labels, so there is nothing to classify.\n"
@@ -83,6 +114,42 @@ def check_fits(manifest: Manifest, layers: Sequence[int]) -> None:
         )
 
 
+def check_fits_text(manifest: Manifest, vocabulary: int, context: int) -> None:
+    """Check that a language model can learn this data set, and be tested on it.
+
+    Args:
+      vocabulary  tokens that the model knows; may be more than the text has
+      context     tokens that it sees at once
+
+    Raises:
+      ConfigError  names the key of [model], what it is and what the data set needs
+    """
+    tokeniser = manifest.tokeniser
+    if tokeniser is None:
+        raise _no_text(manifest)
+    if vocabulary < tokeniser.size:
+        raise ConfigError(
+            f"model.vocabulary = {vocabulary} does not fit the data set {manifest.name}, whose "
+            f"tokens are {tokeniser.size} different {tokeniser.kind}.\n"
+            f"Write vocabulary = {tokeniser.size}"
+        )
+    for split in (TRAIN, TEST):
+        tokens = manifest.records(split)
+        if not samples_in(tokens, context):
+            raise ConfigError(
+                f"model.context = {context} does not fit the data set {manifest.name}, whose split "
+                f"{split!r} has {tokens:,} tokens: a sample takes {context + 1}.\n"
+                "Make the context shorter, or seed a longer text."
+            )
+
+
+def _no_text(manifest: Manifest) -> ConfigError:
+    return ConfigError(
+        f"the data set {manifest.name} is no text that was tokenised.\n"
+        "Seed one: p2ptrain seed dataset FILE.txt"
+    )
+
+
 def _chunk_arrays(manifest: Manifest, chunk: Chunk, content: bytes | None) -> Samples:
     if content is None:
         raise ConfigError(f"chunk {chunk.cid} of the data set {manifest.name} is not here")
@@ -95,6 +162,8 @@ def _chunk_arrays(manifest: Manifest, chunk: Chunk, content: bytes | None) -> Sa
     x = x.reshape(chunk.records, *manifest.record.shape)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise _broken(manifest, chunk, "a value that is not finite")
+    if manifest.tokeniser is not None and x.max() >= manifest.tokeniser.size:
+        raise _broken(manifest, chunk, f"token {x.max()} of {manifest.tokeniser.size}")
     if manifest.label is None:
         return Samples(x, None)
     y = np.frombuffer(content, manifest.label.dtype, chunk.records, x.nbytes)

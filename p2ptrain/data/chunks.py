@@ -1,7 +1,7 @@
 """Cut records into chunks, by rules that give the same data set the same CID on every machine.
 
 Splits: a source that has them keeps them. Otherwise one record in five, rounded down, is held out
-as "test"; of text, the last tenth, so that no passage stands on both sides.
+as "test". A text comes divided (text.py).
 
 Order: neighbouring records of many data sets are of one class, and a peer that draws from a few
 chunks would see few classes. So the records of every split, except of text, are shuffled once, by
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from p2ptrain.data.records import TEST, TRAIN, Records, Split
 from p2ptrain.wire.limits import CHUNK_BYTES_MAX
+
+# A range stands for itself, so that a text of gigabytes needs no array of its indices.
+Order = NDArray[np.int64] | range
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +56,25 @@ def cut_records(records: Records) -> Iterator[Cut]:
         step = _per_chunk(split)
         for start in range(0, len(order), step):
             chosen = order[start : start + step]
-            content = split.x[chosen].tobytes()
+            kept = slice(chosen.start, chosen.stop) if isinstance(chosen, range) else chosen
+            content = split.x[kept].tobytes()
             if split.y is not None:
                 content += split.y[chosen].tobytes()
             yield Cut(name, content, len(chosen))
 
 
-def _divided(records: Records) -> list[tuple[str, Split, NDArray[np.int64]]]:
+def _divided(records: Records) -> list[tuple[str, Split, Order]]:
     """Name, source and order of the records of each split that is to be stored."""
+    if records.ordered:
+        assert records.divided, "text.py divides a text"
+        return [(s.name, s, range(len(s.x))) for s in records.splits]
+    parts: list[tuple[str, Split, Order]]
     if records.divided:
         return [(s.name, s, permutation(len(s.x))) for s in records.splits]
     only = records.splits[0]
     count = len(only.x)
-    held_out = count // (10 if records.ordered else 5)
-    order = np.arange(count) if records.ordered else permutation(count)
+    held_out = count // 5
+    order = permutation(count)
     parts = [(TRAIN, only, order[: count - held_out])]
     return [*parts, (TEST, only, order[count - held_out :])] if held_out else parts
 

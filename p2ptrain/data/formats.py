@@ -1,6 +1,7 @@
-"""Read what people have: IDX files, a folder of them, .npz, UTF-8 text, any of them gzipped.
+"""Read what people have: IDX files or .txt files in a folder, .npz, UTF-8 text, any gzipped.
 
-The content decides what a file is, not its name. No claim inside a file is believed before it is
+The content decides what a file is, not its name, unless a tokeniser is asked for: then it is text.
+No claim inside a file is believed before it is
 compared with the bytes that are there, so that a small file cannot ask for a large amount of
 memory: gzip streams are read up to a limit, the sizes in zip and npy heads are checked before
 anything is allocated. Whatever is wrong is a ConfigError: what, why, what to do.
@@ -19,11 +20,13 @@ import numpy as np
 
 from p2ptrain.data.npz import read_npz
 from p2ptrain.data.records import TEST, TRAIN, Array, Records, Split, checked, unusable
+from p2ptrain.data.text import BY_DEFAULT, TextOptions, text_records
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.limits import DATASET_BYTES_MAX, DATASET_FILES_MAX, RECORD_DIMENSIONS_MAX
 
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _IDX_NAME = re.compile(r"(?P<split>\w*?)[-_.]?(?P<part>images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?")
+_TEXT_NAME = re.compile(r".+\.txt(\.gz)?")
 _SPLIT_NAMES = {
     "": TRAIN,
     "train": TRAIN,
@@ -35,10 +38,13 @@ _SPLIT_NAMES = {
 }
 
 
-def read_records(path: Path, *, bytes_max: int = DATASET_BYTES_MAX) -> Records:
+def read_records(
+    path: Path, text: TextOptions = BY_DEFAULT, *, bytes_max: int = DATASET_BYTES_MAX
+) -> Records:
     """The records in a file or a folder.
 
     Args:
+      text       how a text is taken; what it asks for is refused of anything else
       bytes_max  the most that may be unpacked into memory
 
     Raises:
@@ -46,18 +52,19 @@ def read_records(path: Path, *, bytes_max: int = DATASET_BYTES_MAX) -> Records:
     """
     try:
         if path.is_dir():
-            return _read_folder(path, bytes_max)
+            return _read_folder(path, text, bytes_max)
         content = _read_file(path, bytes_max)
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror or error}.\nCheck the path and its permissions."
         ) from None
     source = str(path)
+    if text.tokeniser is not None or not content.startswith((b"PK", b"\0\0")):
+        return text_records(source, [(source, content)], text)
+    _refuse_options(source, text)
     if content.startswith(b"PK"):
         return checked(source, read_npz(source, content, bytes_max))
-    if content.startswith(b"\0\0"):
-        return checked(source, [Split(TRAIN, read_idx(source, content), None)])
-    return _read_text(source, content)
+    return checked(source, [Split(TRAIN, read_idx(source, content), None)])
 
 
 def read_idx(source: str, content: bytes) -> Array:
@@ -111,7 +118,44 @@ def _too_large(path: Path, bytes_max: int) -> ConfigError:
     )
 
 
-def _read_folder(folder: Path, bytes_max: int) -> Records:
+def _refuse_options(source: str, text: TextOptions) -> None:
+    if text != BY_DEFAULT:
+        raise unusable(
+            source, "it is no text", "Leave out --tokeniser and --test-share, which are for texts."
+        )
+
+
+def _read_folder(folder: Path, text: TextOptions, bytes_max: int) -> Records:
+    """What is in a folder: IDX files, or else text."""
+    paths = sorted(folder.iterdir())
+    texts: dict[str, Path] = {}
+    for path in paths:
+        if _TEXT_NAME.fullmatch(path.name):
+            # Sorted, so that the unpacked one of x and x.gz comes first and is taken.
+            texts.setdefault(path.name.removesuffix(".gz"), path)
+    if texts and (text.tokeniser is not None or not any(map(_is_idx_images, paths))):
+        return _read_texts(folder, [texts[name] for name in sorted(texts)], text, bytes_max)
+    _refuse_options(str(folder), text)
+    return _read_idx_folder(folder, bytes_max)
+
+
+def _is_idx_images(path: Path) -> bool:
+    match = _IDX_NAME.fullmatch(path.name)
+    return bool(match and match["part"] == "images" and match["split"].lower() in _SPLIT_NAMES)
+
+
+def _read_texts(folder: Path, paths: list[Path], text: TextOptions, bytes_max: int) -> Records:
+    """All files of one folder as one text, in the order of their names."""
+    files: list[tuple[str, bytes]] = []
+    left = bytes_max
+    for path in paths:
+        content = _read_file(path, left)
+        left -= len(content)
+        files.append((str(path), content))
+    return text_records(str(folder), files, text)
+
+
+def _read_idx_folder(folder: Path, bytes_max: int) -> Records:
     """Splits of a folder of IDX files named like MNIST's, such as train-images-idx3-ubyte.gz."""
     parts: dict[str, dict[str, Path]] = {}
     # Sorted, so that the unpacked one of x and x.gz comes first and is taken.
@@ -124,9 +168,9 @@ def _read_folder(folder: Path, bytes_max: int) -> Records:
     if not any("images" in named for named in parts.values()):
         raise unusable(
             source,
-            "there are no IDX files in it",
-            "Their names are like train-images-idx3-ubyte and train-labels-idx1-ubyte, with t10k-"
-            " or test- for the test split, with or without .gz.",
+            "there are no IDX files in it and no .txt files",
+            "Names of IDX files are like train-images-idx3-ubyte and train-labels-idx1-ubyte, with"
+            " t10k- or test- for the test split, with or without .gz.",
         )
     splits: list[Split] = []
     for name in sorted(parts, key=list(_SPLIT_NAMES.values()).index):
@@ -138,19 +182,3 @@ def _read_folder(folder: Path, bytes_max: int) -> Records:
         }
         splits.append(Split(name, arrays["images"], arrays.get("labels")))
     return checked(source, splits)
-
-
-def _read_text(source: str, content: bytes) -> Records:
-    """UTF-8 text: a record a byte, in order, without labels."""
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise unusable(
-            source,
-            f"it is none of IDX, .npz and UTF-8 text (byte {error.start} is not UTF-8)",
-            "Convert it to one of these.",
-        ) from None
-    if b"\0" in content:
-        raise unusable(source, "it has zero bytes in it, so it is no text", "Convert it to .npz.")
-    x = np.frombuffer(content, np.uint8)
-    return checked(source, [Split(TRAIN, x, None)], ordered=True)

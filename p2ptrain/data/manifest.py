@@ -6,19 +6,29 @@ The normative text is protocol/data.md, section 2.
 
     {format: 1, name, licence, order: "kept" | "shuffled",
      record: {dtype, shape}, label: {dtype, classes} | nil,
-     splits: [[name, [[chunk CID, records], ...]], ...]}
+     splits: [[name, [[chunk CID, records], ...]], ...],
+     text: {tokeniser: "bytes" | "characters", vocabulary}}
 
-A chunk holds the records of one split that follow those of the chunk before it: all records, one
+The last key is there in data sets of text only, whose records are single tokens of one byte. A
+chunk holds the records of one split that follow those of the chunk before it: all records, one
 after the other, then all their labels. A record is its values in C order, little-endian.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from p2ptrain.data.tokenisers import VOCABULARY_MAX, Tokeniser
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.cid import Cid, cid_of, parse_cid
 from p2ptrain.wire.document import pack_document, unpack_document
@@ -68,6 +78,18 @@ class LabelForm(_Part):
         return int(np.dtype(self.dtype).itemsize)
 
 
+class TextForm(_Part):
+    """How text became tokens; vocabulary: its characters in ascending order, empty for bytes."""
+
+    tokeniser: Literal["bytes", "characters"]
+    vocabulary: str = Field(max_length=VOCABULARY_MAX)
+
+    @model_validator(mode="after")
+    def _is_a_tokeniser(self) -> Self:
+        Tokeniser(self.tokeniser, self.vocabulary)  # a ValueError says what is wrong
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Where some records of a split are.
@@ -101,16 +123,25 @@ class Manifest(_Part):
         ],
         ...,
     ] = Field(min_length=1, max_length=3, strict=False)
+    text: TextForm | None = None
 
     @property
     def canonical(self) -> bytes:
         """The bytes that the data set's CID names."""
-        return pack_document(self.model_dump())
+        tree = self.model_dump()
+        if self.text is None:
+            del tree["text"]  # which data sets of records never had
+        return pack_document(tree)
 
     @property
     def cid(self) -> Cid:
         """The data set's CID."""
         return cid_of(self.canonical)
+
+    @property
+    def tokeniser(self) -> Tokeniser | None:
+        """How text became tokens; None if the records are no text."""
+        return Tokeniser(self.text.tokeniser, self.text.vocabulary) if self.text else None
 
     @property
     def record_bytes(self) -> int:
@@ -157,6 +188,9 @@ class Manifest(_Part):
         return manifest
 
 
+TOKEN_FORM = (RecordForm(dtype="u1", shape=()), None, "kept")
+
+
 def _tuples(tree: Any) -> Any:
     return (
         {key: _tuples(value) for key, value in tree.items()}
@@ -172,6 +206,8 @@ def _check_consistent(manifest: Manifest, content: bytes) -> None:
         raise _bad("it is not in canonical form")
     if len(set(manifest.split_names)) != len(manifest.split_names):
         raise _bad("a split is named twice")
+    if manifest.text and (manifest.record, manifest.label, manifest.order) != TOKEN_FORM:
+        raise _bad("a text has tokens of one byte, without labels, in their order")
     largest = max(records for _, items in manifest.splits for _, records in items)
     if largest * manifest.record_bytes > CHUNK_BYTES_MAX:
         raise _bad(f"a chunk of {largest} records is larger than {CHUNK_BYTES_MAX} bytes")

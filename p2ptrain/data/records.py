@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from p2ptrain.data.tokenisers import Tokeniser
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.limits import CHUNK_BYTES_MAX, CLASSES_MAX, RECORD_DIMENSIONS_MAX
 
@@ -39,19 +40,24 @@ class Split:
 class Records:
     """A data set in memory.
 
-    splits   at least one, of equal dtypes and record shapes
-    classes  largest label + 1; 0 without labels
-    divided  whether the source itself had more than one split
-    ordered  whether neighbouring records belong together, as in text
+    splits     at least one, of equal dtypes and record shapes
+    classes    largest label + 1; 0 without labels
+    divided    whether there is more than one split already
+    tokeniser  of a text, whose records are single tokens in their order; else None
     """
 
     splits: tuple[Split, ...]
     classes: int
     divided: bool
-    ordered: bool = False
+    tokeniser: Tokeniser | None = None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether neighbouring records belong together, as in text."""
+        return self.tokeniser is not None
 
 
-def checked(source: str, splits: list[Split], *, ordered: bool = False) -> Records:
+def checked(source: str, splits: list[Split]) -> Records:
     """Records whose promises hold. Raises ConfigError naming the source and what is wrong."""
     splits = [_normal_split(source, split) for split in splits]
     first = splits[0]
@@ -67,7 +73,7 @@ def checked(source: str, splits: list[Split], *, ordered: bool = False) -> Recor
     classes = max((int(s.y.max()) + 1 for s in splits if s.y is not None), default=0)
     wide = np.dtype("u1") if classes <= 256 else np.dtype("<u2")
     splits = [s if s.y is None else replace(s, y=s.y.astype(wide)) for s in splits]
-    return Records(tuple(splits), classes, len(splits) > 1, ordered)
+    return Records(tuple(splits), classes, len(splits) > 1)
 
 
 def unusable(source: str, why: str, todo: str) -> ConfigError:

@@ -10,6 +10,7 @@ from p2ptrain.data.chunks import chunk_count, cut_records
 from p2ptrain.data.formats import read_records
 from p2ptrain.data.manifest import LICENCE_PATTERN, NAME_PATTERN, Manifest
 from p2ptrain.data.records import Records
+from p2ptrain.data.text import BY_DEFAULT, TextOptions
 from p2ptrain.errors import ConfigError
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import Cid
@@ -39,6 +40,7 @@ def seed_dataset(
     *,
     name: str = "",
     licence: str = UNKNOWN_LICENCE,
+    text: TextOptions = BY_DEFAULT,
     progress: Progress = lambda stored, total: None,
 ) -> Seeded:
     """Add a file or a folder to the store as a data set; doing it twice changes nothing.
@@ -46,6 +48,7 @@ def seed_dataset(
     Args:
       name     letters, digits, space, . _ -; by default the file's name without its endings
       licence  for those who will export a network: an SPDX expression, or words
+      text     how a text is taken
 
     Raises:
       ConfigError  the path, the data, the name or the licence cannot be used
@@ -53,7 +56,7 @@ def seed_dataset(
     """
     name = name or _name_of(path)
     _check_words(name, licence)
-    records = read_records(path)
+    records = read_records(path, text)
     total = chunk_count(records)
     if total > MANIFEST_CHUNKS_MAX:
         raise ConfigError(
@@ -95,6 +98,9 @@ def _manifest(
         if first.y is None
         else {"dtype": first.y.dtype.str.lstrip("|"), "classes": records.classes},
         "splits": tuple((split, tuple(items)) for split, items in splits.items()),
+        "text": None
+        if records.tokeniser is None
+        else {"tokeniser": records.tokeniser.kind, "vocabulary": records.tokeniser.characters},
     }
     return Manifest.model_validate(form)
 
