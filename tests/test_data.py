@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from p2ptrain.config import Recipe
+from p2ptrain.config_model import MlpSection
 from p2ptrain.data.assemble import Samples, assemble, check_fits, model_inputs
 from p2ptrain.data.chunks import chunk_count, cut_records, permutation
 from p2ptrain.data.manifest import Manifest
@@ -32,6 +33,7 @@ def test_the_digits_have_the_cid_that_their_recipe_names(blocks: BlockStore) -> 
     seeded = seed_digits(blocks)
     recipe = Recipe.from_file(recipe_path("digits"))
     assert seeded.cid == recipe.data.cid
+    assert isinstance(recipe.model, MlpSection)
     check_fits(seeded.manifest, recipe.model.layers)
 
 

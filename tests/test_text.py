@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from p2ptrain.cli.main import app
+from p2ptrain.config import Recipe
+from p2ptrain.config_model import GptSection
 from p2ptrain.data.assemble import check_fits, check_fits_text, text_streams
 from p2ptrain.data.formats import read_records
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.seeding import seed_dataset
-from p2ptrain.data.shipped import SHAKESPEARE_PATH, seed_digits, seed_shakespeare
+from p2ptrain.data.shipped import SHAKESPEARE_PATH, recipe_path, seed_digits, seed_shakespeare
 from p2ptrain.data.text import TextOptions, samples_in, text_records
 from p2ptrain.data.tokenisers import BYTES, CHARACTERS, Tokeniser
 from p2ptrain.errors import ConfigError
@@ -194,7 +196,11 @@ def test_the_plays_are_divided_as_is_usual(blocks: BlockStore) -> None:
     streams = text_streams(seeded.manifest, blocks.get)
     assert len(streams.train) == int(0.9 * len(text))
     assert tokeniser.decode(np.concatenate([streams.train, streams.test])) == text
-    check_fits_text(seeded.manifest, 65, 64)
+    recipe = Recipe.from_file(recipe_path("shakespeare-char"))
+    assert recipe.data.cid == seeded.cid
+    assert isinstance(recipe.model, GptSection)
+    check_fits_text(seeded.manifest, recipe.model.vocabulary, recipe.model.context)
+    assert recipe.rounds * recipe.inner.local_steps == 2000
 
 
 def text_tree(**changes: object) -> dict[str, object]:
@@ -287,6 +293,13 @@ def test_seeding_a_text_prints_what_its_recipe_says(tmp_path: Path) -> None:
     for expected in ("1,003,854 train, 111,540 test", "65 characters", 'kind = "gpt"'):
         assert expected in text
     assert "vocabulary = 65" in text
+
+
+def test_init_text_writes_the_recipe_and_says_how_to_seed_its_data(tmp_path: Path) -> None:
+    out = tmp_path / "mine.toml"
+    result = CliRunner().invoke(app, ["init", "text", "-o", str(out)])
+    assert "p2ptrain seed dataset tinyshakespeare --once" in result.output
+    assert Recipe.from_file(out).name == "shakespeare-char"
 
 
 def test_seeding_bytes_with_a_share_of_ones_own_answers_in_json(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from wire_json import KINDS, from_json, schema_of, to_json
 from p2ptrain.data.chunks import permutation
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.sampler import assigned, window
+from p2ptrain.data.text import TextOptions, text_records
+from p2ptrain.data.tokenisers import Tokeniser
 from p2ptrain.data.weights import Tensors, WeightsManifest, load_weights
 from p2ptrain.errors import ConfigError, RemoteProtocolError
 from p2ptrain.swarm.reveals import Reveals
@@ -208,6 +210,23 @@ def test_a_manifest_has_these_bytes_and_this_cid(vector: Any) -> None:
     manifest = Manifest.from_canonical(bytes.fromhex(vector["hex"]))
     assert manifest.canonical.hex() == vector["hex"]
     assert manifest.cid == vector["cid"]
+
+
+@vectors("data", "manifests_rejected")
+def test_a_manifest_is_refused(vector: Any) -> None:
+    with pytest.raises(ConfigError, match="no manifest"):
+        Manifest.from_canonical(bytes.fromhex(vector["hex"]))
+
+
+@vectors("data", "texts")
+def test_a_text_has_these_tokens(vector: Any) -> None:
+    options = TextOptions(vector["tokeniser"], vector["test_thousandths"] / 1000)
+    records = text_records("text", [("text", vector["text"].encode())], options)
+    assert records.tokeniser == Tokeniser(vector["tokeniser"], vector["vocabulary"])
+    assert {split.name: split.x.tolist() for split in records.splits} == vector["splits"]
+    for split in records.splits:
+        starts = range(len(split.x) - vector["context"])  # the last target is inside
+        assert len(starts) == vector["samples"][split.name]
 
 
 @vectors("data", "orders")

@@ -6,16 +6,23 @@ from typing import Annotated
 
 import typer
 
-from p2ptrain.data.shipped import recipe_path
+from p2ptrain.data.shipped import DIGITS, SHAKESPEARE, recipe_path
 from p2ptrain.errors import ConfigError
 from p2ptrain.store.atomic import make_folder, write_atomically
 
 
 class Template(StrEnum):
-    """The recipes that come with p2ptrain: data.shipped.RECIPES."""
+    """The recipes that come with p2ptrain, data.shipped.RECIPES, and a shorter name for one."""
 
     DIGITS = "digits"
     FASHION = "fashion"
+    SHAKESPEARE_CHAR = "shakespeare-char"
+    TEXT = "text"
+
+
+SHORT = {Template.TEXT: Template.SHAKESPEARE_CHAR}
+# The data that comes with p2ptrain, too.
+SEEDING = {Template.SHAKESPEARE_CHAR: SHAKESPEARE, Template.DIGITS: DIGITS}
 
 
 def command(
@@ -34,5 +41,9 @@ def command(
             "Choose another name (-o OTHER.toml) or overwrite it (--force)."
         )
     make_folder(out.absolute().parent)
+    template = SHORT.get(template, template)
     write_atomically(out, recipe_path(template).read_bytes())
-    typer.echo(f"wrote {out}\nFound a swarm with it: p2ptrain join --swarm {out}")
+    typer.echo(f"wrote {out}")
+    if template in SEEDING:
+        typer.echo(f"Add its data: p2ptrain seed dataset {SEEDING[template]} --once")
+    typer.echo(f"Found a swarm with it: p2ptrain join --swarm {out}")

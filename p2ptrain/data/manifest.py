@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from p2ptrain.data.tokenisers import VOCABULARY_MAX, Tokeniser
+from p2ptrain.data.tokenisers import Tokeniser
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.cid import Cid, cid_of, parse_cid
 from p2ptrain.wire.document import pack_document, unpack_document
@@ -39,6 +39,7 @@ from p2ptrain.wire.limits import (
     MANIFEST_BYTES_MAX,
     MANIFEST_CHUNKS_MAX,
     RECORD_DIMENSIONS_MAX,
+    VOCABULARY_MAX,
 )
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"

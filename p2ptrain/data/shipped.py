@@ -14,7 +14,7 @@ DIGITS_LICENCE = "CC-BY-4.0"  # credited in bundled/CREDITS.md
 SHAKESPEARE = "tinyshakespeare"
 SHAKESPEARE_PATH = BUNDLED / "tinyshakespeare.txt"
 SHAKESPEARE_LICENCE = "public domain"
-RECIPES = ("digits", "fashion")
+RECIPES = ("digits", "fashion", "shakespeare-char")
 
 
 def seed_digits(blocks: BlockStore, progress: Progress = lambda stored, total: None) -> Seeded:

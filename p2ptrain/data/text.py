@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from p2ptrain.data.records import TEST, TRAIN, Records, Split, unusable
-from p2ptrain.data.tokenisers import BYTES, CHARACTERS, VOCABULARY_MAX, Tokeniser
+from p2ptrain.data.tokenisers import BYTES, CHARACTERS, Tokeniser
 from p2ptrain.errors import ConfigError
+from p2ptrain.wire.limits import VOCABULARY_MAX
 
 TEST_SHARE = 0.1
 _THOUSANDTHS = 1000

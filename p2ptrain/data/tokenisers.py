@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.errors import ConfigError
+from p2ptrain.wire.limits import VOCABULARY_MAX
 
 Tokens = NDArray[np.uint8]
 
 CHARACTERS, BYTES = "characters", "bytes"
 TOKENISERS = (CHARACTERS, BYTES)
-VOCABULARY_MAX = 256  # a token is a byte
 _SLICE = 1 << 20  # characters looked up at a time: 4 MiB of code points beside the text
 
 

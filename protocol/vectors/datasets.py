@@ -8,6 +8,7 @@ from examples import ALICE, BOB, named
 from p2ptrain.data.chunks import permutation
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.sampler import assigned, window
+from p2ptrain.data.text import TextOptions, samples_in, text_records
 from p2ptrain.data.weights import WeightsManifest
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.digest import digest
@@ -31,6 +32,72 @@ def _manifest() -> Manifest:
         ),
     }
     return Manifest.model_validate(tree)
+
+
+def _text_tree(content: bytes, vocabulary: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "name": "a text",
+        "licence": "CC0-1.0",
+        "order": "kept",
+        "record": {"dtype": "u1", "shape": []},
+        "label": None,
+        "splits": [["train", [[cid_of(content), len(content)]]]],
+        "text": {"tokeniser": "characters" if vocabulary else "bytes", "vocabulary": vocabulary},
+    }
+
+
+def _manifests() -> list[Any]:
+    trees = [_text_tree(b"\1\0\1", "ab"), _text_tree(b"\xc3\xa9", "")]
+    canonical = [_manifest().canonical, *map(pack_document, trees)]
+    return [{"hex": content.hex(), "cid": cid_of(content)} for content in canonical]
+
+
+def _manifests_refused() -> list[Any]:
+    good = _text_tree(b"\1\0\1", "ab")
+    many = "".join(map(chr, range(1, 258)))
+    text = good["text"]
+    trees: dict[str, Any] = {
+        "an empty text key": {**good, "text": None},
+        "a text without its order": {**good, "order": "shuffled"},
+        "a text of pairs": {**good, "record": {"dtype": "u1", "shape": [2]}},
+        "a text of wide tokens": {**good, "record": {"dtype": "<u2", "shape": []}},
+        "a text with labels": {**good, "label": {"dtype": "u1", "classes": 2}},
+        "another tokeniser": {**good, "text": {**text, "tokeniser": "words"}},
+        "bytes with a vocabulary": {**good, "text": {**text, "tokeniser": "bytes"}},
+        "no vocabulary": {**good, "text": {**text, "vocabulary": ""}},
+        "a vocabulary out of order": {**good, "text": {**text, "vocabulary": "ba"}},
+        "a character twice": {**good, "text": {**text, "vocabulary": "aa"}},
+        "a vocabulary of 257 characters": {**good, "text": {**text, "vocabulary": many}},
+    }
+    return [{"name": name, "hex": pack_document(tree).hex()} for name, tree in trees.items()]
+
+
+def _texts() -> list[Any]:
+    """What becomes of a text: its tokens, split by split, and how many samples are in them."""
+    cases = [
+        ("To be, or not to be\n", "characters", 100),
+        ("To be, or not to be\n", "bytes", 250),
+        ("\u00e9\u4e2d\U0001f600\u00e9a", "characters", 400),
+        ("\u00e9\u4e2d\U0001f600\u00e9a", "bytes", 400),
+    ]
+    found = []
+    for text, kind, thousandths in cases:
+        options = TextOptions(kind, thousandths / 1000)
+        records = text_records("text", [("text", text.encode())], options)
+        assert records.tokeniser is not None
+        found.append(
+            {
+                "text": text,
+                "tokeniser": kind,
+                "test_thousandths": thousandths,
+                "vocabulary": records.tokeniser.characters,
+                "splits": {split.name: split.x.tolist() for split in records.splits},
+                "context": 2,
+                "samples": {split.name: samples_in(len(split.x), 2) for split in records.splits},
+            }
+        )
+    return found
 
 
 def _draws() -> list[Any]:
@@ -140,9 +207,10 @@ def _weights_refused() -> list[Any]:
 
 def make_data() -> Any:
     """protocol/vectors/data.json."""
-    manifest = _manifest()
     return {
-        "manifests": [{"hex": manifest.canonical.hex(), "cid": manifest.cid}],
+        "manifests": _manifests(),
+        "manifests_rejected": _manifests_refused(),
+        "texts": _texts(),
         "orders": [{"count": n, "order": permutation(n).tolist()} for n in (0, 1, 2, 10)],
         "windows": [
             {
