@@ -127,25 +127,30 @@ def global_pool_forward(
     operations: Operations, shape: PoolShape, x: DeviceArray, y: DeviceArray
 ) -> list[Launch]:
     """Into y (batch, channels) the mean of each image; size and stride count nothing."""
-    arguments = (x, y, *_image_scalars(shape))
-    if operations.tile is None:
-        count = shape.batch * shape.channels
-        return [_by_element(operations, "global_pool_simple", count, arguments)]
-    size = (shape.batch,)
-    return [operations.library.launch("pool.global_pool_rows", size, (1,), arguments)]
+    count = shape.batch * shape.channels
+    return [_by_image(operations, "global_pool", shape, count, (x, y))]
 
 
 def global_pool_backward(
     operations: Operations, shape: PoolShape, d: DeviceArray, dx: DeviceArray
 ) -> list[Launch]:
     """Into dx from d (batch, channels): each image's gradient in equal shares to its pixels."""
-    arguments = (d, dx, *_image_scalars(shape))
-    return [_by_element(operations, "global_backward", shape.values_in, arguments)]
+    return [_by_image(operations, "global_backward", shape, shape.values_in, (d, dx))]
 
 
-def _image_scalars(shape: PoolShape) -> tuple[np.int32 | np.float32, ...]:
+def _by_image(
+    operations: Operations,
+    kernel: str,
+    shape: PoolShape,
+    values: int,
+    arrays: tuple[DeviceArray, DeviceArray],
+) -> Launch:
     counts = (shape.batch, shape.height * shape.width, shape.channels)
-    return (*(np.int32(count) for count in counts), shape.image_share)
+    scalars = tuple(np.int32(count) for count in counts)
+    arguments: tuple[Argument, ...] = (*arrays, *scalars, shape.image_share)
+    if operations.tile is None:
+        return _by_element(operations, f"{kernel}_simple", values, arguments)
+    return operations.library.launch(f"pool.{kernel}_rows", (shape.batch,), (1,), arguments)
 
 
 def _forward(
