@@ -13,11 +13,11 @@ import json
 
 import numpy as np
 
-from p2ptrain.device import golden_basic
+from p2ptrain.device import golden_basic, golden_math
 from p2ptrain.device.golden_inputs import Array, Case
 from p2ptrain.device.kernels import source_folder
 
-CASES = (golden_basic.cases,)
+CASES = (golden_basic.cases, golden_math.cases)
 
 
 def cases() -> list[Case]:
