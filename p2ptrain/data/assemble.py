@@ -92,8 +92,11 @@ def model_inputs(samples: Samples, scale: float) -> NDArray[np.float32]:
 def check_fits(manifest: Manifest, layers: Sequence[int]) -> None:
     """Check that a network of these widths can learn this data set to classify.
 
+    Args:
+      layers  the first is the number of its inputs, the last that of the classes it tells apart
+
     Raises:
-      ConfigError  names model.layers, what it is and what the data set needs
+      ConfigError  says what the network is and what the data set needs
     """
     if manifest.text is not None:
         raise ConfigError(
@@ -108,9 +111,11 @@ def check_fits(manifest: Manifest, layers: Sequence[int]) -> None:
     values = math.prod(manifest.record.shape)
     if layers[0] != values or layers[-1] < manifest.label.classes:
         raise ConfigError(
-            f"model.layers = {list(layers)} does not fit the data set {manifest.name}: its records "
-            f"have {values} values and {manifest.label.classes} classes.\n"
-            f"Write layers = [{values}, ..., {manifest.label.classes}]"
+            f"the network of the recipe, with {layers[0]} inputs and {layers[-1]} outputs, does not "
+            f"fit the data set {manifest.name}: its records have {values} values and "
+            f"{manifest.label.classes} classes.\n"
+            f"Write in [model] layers = [{values}, ..., {manifest.label.classes}], or for a convnet "
+            f'an input of {values} values in all and "linear {manifest.label.classes}" at its end.'
         )
 
 

@@ -64,6 +64,17 @@ def read_header(source: str, file: BinaryIO) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(source: str, file: BinaryIO) -> dict[str, str]:
+    """The texts that a file holds beside its tensors. Raises ConfigError as read_header does."""
+    read_header(source, file)
+    file.seek(0)
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    texts = _parse(source, file.read(length)).get(_METADATA, {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise _broken(source, "its metadata are not texts")
+    return texts
+
+
 def read_tensor(source: str, file: BinaryIO, tensor: StoredTensor) -> NDArray[np.float32]:
     """The values of a tensor whose dtype is in DTYPE_BYTES, as float32 of its shape.
 
