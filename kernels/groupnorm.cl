@@ -1,0 +1,383 @@
+/*
+ * groupnorm: group normalisation with scale, shift and ReLU, forward and backward.
+ *
+ *   x, y, d, dx  (N, P, C)  float32  N images of P pixels, channels last
+ *   stats        (N, G, 2)  float32  mean and 1 / sqrt(variance + 1e-5) of each group of an image;
+ *                                    group g is channels g Q .. g Q + Q - 1, Q = C / G
+ *   scale, shift (C)        float32  inside the flat parameters, at their offsets; their gradients
+ *                                    at the same offsets of the flat gradient
+ *   partial      (N, 2, C)  float32  work space: sums over the pixels of an image, below
+ *
+ * Forward:  y = (x - mean) * (scale / std) + shift, then 0 where it is <= 0 if RELU.
+ * Backward: e = RELU and y <= 0 ? 0 : d, and u = x - mean, everything sums over pixels,
+ *           partial[n][0][c] = sum of e;  partial[n][1][c] = (sum of e u) / std
+ *           a = mean over the group of e scale;  b = mean over the group of e scale u / std
+ *           dx = (e scale - a - b u / std) / std
+ *           gradients of shift and scale: sums of partial over the images
+ *
+ * Canonical order. A sum over a group is first one over the pixels in each channel, pixel p in
+ * lane p mod 64, and then one over the channels of the group, channel q in lane q mod 64, both by
+ * tree_sum of common.cl; the sum times share, which is 1 / (P Q) as a float32, is the mean. So one
+ * pass over the pixels serves the group and the gradients of scale and shift, and runs along the
+ * channels as they lie. Sums of products are chains of fused() inside a lane. The variance takes
+ * a pass of its own, as the mean of u^2. Whatever becomes a factor (u, stats, partial, the
+ * coefficients of dx) is flushed by flush_tiny, as is all that is written.
+ *
+ * Two versions with equal bits:
+ *   stats_simple, apply_simple, partial_simple, dx_simple   one work-item for a group, an element,
+ *              a channel of an image, an element: global size rounded up to the local size of 64.
+ *   forward_images, backward_images   one work-item for some groups of an image, for CPUs: global
+ *              size (blocks of GB groups, N), local size (1, 1), and 4 C / local memory. All passes
+ *              run while the image is in the cache, VECTOR channels at a time.
+ *   parameter_gradients   in both: one work-item for a channel, local size 64.
+ *
+ * Wu and He, Group normalization, 2018, arXiv:1803.08494.
+ * numpy twin: p2ptrain/device/reference_groupnorm.py
+ */
+
+#include "detmath.cl"
+
+#define EPSILON 1e-5f
+#define VECTOR 16
+
+#ifndef RELU
+#define RELU 0 /* 1: a ReLU behind the normalisation */
+#endif
+
+#define SHAPE const int N, const int P, const int C, const int G
+
+/* --- simple ----------------------------------------------------------------------------------- */
+
+__kernel void stats_simple(__global const float *restrict x, __global float *restrict stats,
+                           SHAPE, const float share)
+{
+    const int i = get_global_id(0);
+    if (i >= N * G)
+        return;
+    const int Q = C / G;
+    __global const float *image = x + (size_t)(i / G) * P * C + i % G * Q;
+    float mean = 0.0f, variance = 0.0f;
+    for (int pass = 0; pass < 2; pass++) {
+        float group[LANES], lane[LANES];
+        for (int l = 0; l < LANES; l++)
+            group[l] = 0.0f;
+        for (int q = 0; q < Q; q++) {
+            for (int l = 0; l < LANES; l++) {
+                lane[l] = 0.0f;
+                for (int p = l; p < P; p += LANES) {
+                    const float value = image[(size_t)p * C + q];
+                    const float u = flush_tiny(value - mean);
+                    lane[l] = pass == 0 ? lane[l] + value : fused(u, u, lane[l]);
+                }
+            }
+            group[q % LANES] = group[q % LANES] + tree_sum(lane);
+        }
+        const float result = tree_sum(group) * share;
+        mean = pass == 0 ? flush_tiny(result) : mean;
+        variance = result;
+    }
+    stats[2 * i] = mean;
+    stats[2 * i + 1] = flush_tiny(det_div(1.0f, det_sqrt(variance + EPSILON)));
+}
+
+__kernel void apply_simple(__global const float *restrict x, __global const float *restrict stats,
+                           __global const float *restrict parameters, __global float *restrict y,
+                           SHAPE, const int scale_offset, const int shift_offset)
+{
+    const int i = get_global_id(0);
+    if (i >= N * P * C)
+        return;
+    const int c = i % C;
+    const int g = i / (P * C) * G + c / (C / G);
+    const float factor = flush_tiny(parameters[scale_offset + c] * stats[2 * g + 1]);
+    const float value = fused(flush_tiny(x[i] - stats[2 * g]), factor,
+                              parameters[shift_offset + c]);
+    y[i] = (RELU && value <= 0.0f) ? 0.0f : flush_tiny(value);
+}
+
+__kernel void partial_simple(__global const float *restrict x, __global const float *restrict y,
+                             __global const float *restrict stats, __global const float *restrict d,
+                             __global float *restrict partial, SHAPE)
+{
+    const int i = get_global_id(0);
+    if (i >= N * C)
+        return;
+    const int n = i / C, c = i % C, g = n * G + c / (C / G);
+    const size_t first = (size_t)n * P * C + c;
+    float plain[LANES], product[LANES];
+    for (int l = 0; l < LANES; l++) {
+        plain[l] = 0.0f;
+        product[l] = 0.0f;
+        for (int p = l; p < P; p += LANES) {
+            const size_t at = first + (size_t)p * C;
+            const float e = (RELU && y[at] <= 0.0f) ? 0.0f : d[at];
+            plain[l] = plain[l] + e;
+            product[l] = fused(e, flush_tiny(x[at] - stats[2 * g]), product[l]);
+        }
+    }
+    partial[(size_t)(2 * n) * C + c] = flush_tiny(tree_sum(plain));
+    partial[(size_t)(2 * n + 1) * C + c] = flush_tiny(tree_sum(product) * stats[2 * g + 1]);
+}
+
+__kernel void dx_simple(__global const float *restrict x, __global const float *restrict y,
+                        __global const float *restrict stats, __global const float *restrict d,
+                        __global const float *restrict partial,
+                        __global const float *restrict parameters, __global float *restrict dx,
+                        SHAPE, const float share, const int scale_offset)
+{
+    const int i = get_global_id(0);
+    if (i >= N * P * C)
+        return;
+    const int c = i % C, n = i / (P * C), Q = C / G;
+    const float mean = stats[2 * (n * G + c / Q)];
+    const float inverse = stats[2 * (n * G + c / Q) + 1];
+    float level = 0.0f, slope = 0.0f;
+    for (int part = 0; part < 2; part++) {
+        float group[LANES];
+        for (int l = 0; l < LANES; l++) {
+            group[l] = 0.0f;
+            for (int q = l; q < Q; q += LANES) {
+                const int at = c / Q * Q + q;
+                group[l] = group[l] + partial[(size_t)(2 * n + part) * C + at]
+                                          * parameters[scale_offset + at];
+            }
+        }
+        const float scaled = tree_sum(group) * share * inverse;
+        level = part == 0 ? flush_tiny(scaled) : level;
+        slope = flush_tiny(scaled * inverse);
+    }
+    const float factor = flush_tiny(parameters[scale_offset + c] * inverse);
+    const float e = (RELU && y[i] <= 0.0f) ? 0.0f : d[i];
+    const float u = flush_tiny(x[i] - mean);
+    dx[i] = flush_tiny(fused(e, factor, fused(u, -slope, -level)));
+}
+
+__kernel void parameter_gradients(__global const float *restrict partial,
+                                  __global float *restrict gradient, const int N, const int C,
+                                  const int scale_offset, const int shift_offset)
+{
+    const int c = get_global_id(0);
+    if (c >= C)
+        return;
+    for (int part = 0; part < 2; part++) {
+        float lane[LANES];
+        for (int l = 0; l < LANES; l++) {
+            lane[l] = 0.0f;
+            for (int n = l; n < N; n += LANES)
+                lane[l] = lane[l] + partial[(size_t)(2 * n + part) * C + c];
+        }
+        gradient[(part == 0 ? shift_offset : scale_offset) + c] = flush_tiny(tree_sum(lane));
+    }
+}
+
+/* --- by images -------------------------------------------------------------------------------- */
+
+/* The first `count` channels of the lanes by the tree of tree_sum. Lanes past `used` hold +0,
+   which no addition would change, so they are left out. */
+static inline void sum_lanes(float (*lane)[VECTOR], __local float *sums, const int used,
+                             const int count)
+{
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int l = 0; l < MIN(width, used - width); l++)
+            for (int v = 0; v < count; v++)
+                lane[l][v] = lane[l][v] + lane[l + width][v];
+    for (int v = 0; v < count; v++)
+        sums[v] = lane[0][v];
+}
+
+/* The sum of count values that lie side by side: value q in lane q mod 64. */
+static inline float group_sum(__local const float *values, const int count)
+{
+    float lane[LANES];
+    const int used = MIN(LANES, count);
+    for (int l = 0; l < used; l++) {
+        lane[l] = 0.0f;
+        for (int q = l; q < count; q += LANES)
+            lane[l] = lane[l] + values[q];
+    }
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int l = 0; l < MIN(width, used - width); l++)
+            lane[l] = lane[l] + lane[l + width];
+    return lane[0];
+}
+
+static inline void sum_values(__global const float *restrict x, __local float *sums, const int P,
+                              const int C, const int count)
+{
+    float lane[LANES][VECTOR];
+    const int used = MIN(LANES, P);
+    for (int l = 0; l < used; l++)
+        for (int v = 0; v < count; v++)
+            lane[l][v] = 0.0f + x[(size_t)l * C + v];
+    for (int p = LANES; p < P; p++)
+        for (int v = 0; v < count; v++)
+            lane[p % LANES][v] = lane[p % LANES][v] + x[(size_t)p * C + v];
+    sum_lanes(lane, sums, used, count);
+}
+
+static inline void sum_squares(__global const float *restrict x, __local const float *mean,
+                               __local float *sums, const int P, const int C, const int count)
+{
+    float lane[LANES][VECTOR], m[VECTOR];
+    const int used = MIN(LANES, P);
+    for (int v = 0; v < count; v++)
+        m[v] = mean[v];
+    for (int l = 0; l < used; l++)
+        for (int v = 0; v < count; v++)
+            lane[l][v] = 0.0f;
+    for (int p = 0; p < P; p++)
+        for (int v = 0; v < count; v++) {
+            const float u = flush_tiny(x[(size_t)p * C + v] - m[v]);
+            lane[p % LANES][v] = fused(u, u, lane[p % LANES][v]);
+        }
+    sum_lanes(lane, sums, used, count);
+}
+
+static inline void apply(__global const float *restrict x, __global float *restrict y,
+                         __local const float *mean, __local const float *factor,
+                         __global const float *restrict shift, const int P, const int C,
+                         const int count)
+{
+    float m[VECTOR], f[VECTOR], s[VECTOR];
+    for (int v = 0; v < count; v++) {
+        m[v] = mean[v];
+        f[v] = factor[v];
+        s[v] = shift[v];
+    }
+    for (int p = 0; p < P; p++)
+        for (int v = 0; v < count; v++) {
+            const size_t at = (size_t)p * C + v;
+            const float value = fused(flush_tiny(x[at] - m[v]), f[v], s[v]);
+            y[at] = (RELU && value <= 0.0f) ? 0.0f : flush_tiny(value);
+        }
+}
+
+/* Calls with a constant number of channels, over which loops become vectors, and one more with
+   what is left: AT stands for the first channel. */
+#define FOR_CHANNELS(WIDTH, CALL, ...) \
+    do { \
+        int AT = 0; \
+        for (; AT + VECTOR <= (WIDTH); AT += VECTOR) \
+            CALL(__VA_ARGS__, VECTOR); \
+        if (AT < (WIDTH)) \
+            CALL(__VA_ARGS__, (WIDTH) - AT); \
+    } while (0)
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void forward_images(__global const float *restrict x, __global const float *restrict parameters,
+                    __global float *restrict y, __global float *restrict stats, SHAPE,
+                    const float share, const int scale_offset, const int shift_offset,
+                    const int GB, __local float *restrict work)
+{
+    const int Q = C / G, n = get_group_id(1), g0 = get_group_id(0) * GB;
+    const int groups = MIN(GB, G - g0), width = groups * Q;
+    const size_t first = (size_t)n * P * C + g0 * Q;
+    __global float *stat = stats + 2 * ((size_t)n * G + g0);
+    __global const float *scale = parameters + scale_offset + g0 * Q;
+    __global const float *shift = parameters + shift_offset + g0 * Q;
+    __local float *mean = work, *sums = work + GB * Q;
+    FOR_CHANNELS(width, sum_values, x + first + AT, sums + AT, P, C);
+    for (int g = 0; g < groups; g++) {
+        const float m = flush_tiny(group_sum(sums + g * Q, Q) * share);
+        stat[2 * g] = m;
+        for (int q = 0; q < Q; q++)
+            mean[g * Q + q] = m;
+    }
+    FOR_CHANNELS(width, sum_squares, x + first + AT, mean + AT, sums + AT, P, C);
+    for (int g = 0; g < groups; g++) {
+        const float variance = group_sum(sums + g * Q, Q) * share;
+        const float inverse = flush_tiny(det_div(1.0f, det_sqrt(variance + EPSILON)));
+        stat[2 * g + 1] = inverse;
+        for (int q = 0; q < Q; q++)
+            sums[g * Q + q] = flush_tiny(scale[g * Q + q] * inverse);
+    }
+    FOR_CHANNELS(width, apply, x + first + AT, y + first + AT, mean + AT, sums + AT, shift + AT,
+                 P, C);
+}
+
+static inline void sum_gradients(__global const float *restrict x, __global const float *restrict y,
+                                 __global const float *restrict d, __local const float *mean,
+                                 __local float *plain_sums, __local float *product_sums,
+                                 const int P, const int C, const int count)
+{
+    float plain[LANES][VECTOR], product[LANES][VECTOR], m[VECTOR];
+    const int used = MIN(LANES, P);
+    for (int v = 0; v < count; v++)
+        m[v] = mean[v];
+    for (int l = 0; l < used; l++)
+        for (int v = 0; v < count; v++) {
+            plain[l][v] = 0.0f;
+            product[l][v] = 0.0f;
+        }
+    for (int p = 0; p < P; p++)
+        for (int v = 0; v < count; v++) {
+            const size_t at = (size_t)p * C + v;
+            const int l = p % LANES;
+            const float e = (RELU && y[at] <= 0.0f) ? 0.0f : d[at];
+            plain[l][v] = plain[l][v] + e;
+            product[l][v] = fused(e, flush_tiny(x[at] - m[v]), product[l][v]);
+        }
+    sum_lanes(plain, plain_sums, used, count);
+    sum_lanes(product, product_sums, used, count);
+}
+
+static inline void differentiate(__global const float *restrict x, __global const float *restrict y,
+                                 __global const float *restrict d, __global float *restrict dx,
+                                 __local const float *mean, __local const float *factor,
+                                 __local const float *slope, __local const float *level,
+                                 const int P, const int C, const int count)
+{
+    float m[VECTOR], f[VECTOR], s[VECTOR], k[VECTOR];
+    for (int v = 0; v < count; v++) {
+        m[v] = mean[v];
+        f[v] = factor[v];
+        s[v] = -slope[v];
+        k[v] = -level[v];
+    }
+    for (int p = 0; p < P; p++)
+        for (int v = 0; v < count; v++) {
+            const size_t at = (size_t)p * C + v;
+            const float e = (RELU && y[at] <= 0.0f) ? 0.0f : d[at];
+            const float u = flush_tiny(x[at] - m[v]);
+            dx[at] = flush_tiny(fused(e, f[v], fused(u, s[v], k[v])));
+        }
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void backward_images(__global const float *restrict x, __global const float *restrict y,
+                     __global const float *restrict stats, __global const float *restrict d,
+                     __global float *restrict partial, __global const float *restrict parameters,
+                     __global float *restrict dx, SHAPE, const float share,
+                     const int scale_offset, const int GB, __local float *restrict work)
+{
+    const int Q = C / G, n = get_group_id(1), g0 = get_group_id(0) * GB;
+    const int groups = MIN(GB, G - g0), width = groups * Q;
+    const size_t first = (size_t)n * P * C + g0 * Q;
+    __global const float *stat = stats + 2 * ((size_t)n * G + g0);
+    __global const float *scale = parameters + scale_offset + g0 * Q;
+    __global float *out = partial + (size_t)(2 * n) * C + g0 * Q;
+    __local float *mean = work, *plain = mean + GB * Q, *product = plain + GB * Q;
+    __local float *factor = product + GB * Q;
+    for (int c = 0; c < width; c++)
+        mean[c] = stat[2 * (c / Q)];
+    FOR_CHANNELS(width, sum_gradients, x + first + AT, y + first + AT, d + first + AT, mean + AT,
+                 plain + AT, product + AT, P, C);
+    for (int g = 0; g < groups; g++) {
+        const float inverse = stat[2 * g + 1];
+        for (int c = g * Q; c < (g + 1) * Q; c++) {
+            out[c] = flush_tiny(plain[c]);
+            out[C + c] = flush_tiny(product[c] * inverse);
+            factor[c] = flush_tiny(scale[c] * inverse);
+            plain[c] = out[c] * scale[c];
+            product[c] = out[C + c] * scale[c];
+        }
+        const float level = flush_tiny(group_sum(plain + g * Q, Q) * share * inverse);
+        const float slope = flush_tiny(group_sum(product + g * Q, Q) * share * inverse * inverse);
+        for (int c = g * Q; c < (g + 1) * Q; c++) {
+            plain[c] = level;
+            product[c] = slope;
+        }
+    }
+    FOR_CHANNELS(width, differentiate, x + first + AT, y + first + AT, d + first + AT,
+                 dx + first + AT, mean + AT, factor + AT, product + AT, plain + AT, P, C);
+}
