@@ -111,10 +111,10 @@ def check_fits(manifest: Manifest, layers: Sequence[int]) -> None:
     values = math.prod(manifest.record.shape)
     if layers[0] != values or layers[-1] < manifest.label.classes:
         raise ConfigError(
-            f"the network of the recipe, with {layers[0]} inputs and {layers[-1]} outputs, does not "
+            f"the recipe's network, of {layers[0]} inputs and {layers[-1]} outputs, does not "
             f"fit the data set {manifest.name}: its records have {values} values and "
             f"{manifest.label.classes} classes.\n"
-            f"Write in [model] layers = [{values}, ..., {manifest.label.classes}], or for a convnet "
+            f"Write in [model] layers = [{values}, ..., {manifest.label.classes}]; for a convnet, "
             f'an input of {values} values in all and "linear {manifest.label.classes}" at its end.'
         )
 
