@@ -30,7 +30,7 @@
  * the correctly rounded quotient: Markstein, Computation of elementary functions on the IBM RISC
  * System/6000 processor, 1990, theorem 8. det_div divides the mantissas as numbers in [1, 2), where
  * nothing can overflow, and subtracts the exponents as integers. The square root is built the same
- * way and is tried for all 2^24 mantissas of both exponent parities.
+ * way with one such step, and is tried for all 2^24 mantissas of both exponent parities.
  *
  * exp, log and tanh: reduction as in Cody and Waite, 1980; the polynomials of log and tanh are
  * those of Moshier's Cephes, the others minimax of the relative error (Remez, coefficients rounded
@@ -125,9 +125,8 @@ static inline float det_sqrt(float x)
     const float m = small ? x * 0x1p64f : x;
     const float y = rsqrt_rough(m);
     const float half_y = 0.5f * y;
-    float g = m * y;
-    g = fused(fused(-g, g, m), half_y, g);
-    g = fused(fused(-g, g, m), half_y, g);
+    const float near = m * y;
+    const float g = fused(fused(-near, near, m), half_y, near);
     uint r = as_uint(small ? g * 0x1p-32f : g);
     r = u >= INF_BITS ? NAN_BITS : r;
     r = u == INF_BITS ? INF_BITS : r;
