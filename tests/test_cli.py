@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from p2ptrain.cli.export import rounds_until
 from p2ptrain.cli.main import app, report
-from p2ptrain.config import Recipe
+from p2ptrain.config import ARITHMETIC, Recipe
 from p2ptrain.config_local import NodeConfig, node_config
 from p2ptrain.data.shipped import DIGITS_PATH, recipe_path, seed_digits
 from p2ptrain.errors import (
@@ -106,7 +106,7 @@ def test_an_identity_is_made_once_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_version_names_the_arithmetic() -> None:
-    assert "(arithmetic 1)" in ran("--version")
+    assert f"(arithmetic {ARITHMETIC})" in ran("--version")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_canonical_bytes_give_the_recipe_back(
         (MINIMAL + "[admission]\nmode = 'invite'\n", "admission.mode = 'invite': .*'open'"),
         (MINIMAL + "[founder]\nkey = 'me'\n", "founder.key = 'me'"),
         (MINIMAL + "oops\n", r"not valid TOML: .*(line \d+|end of document)"),
-        (changed("rounds = 5", "rounds = 5\narithmetic = 2"), "(?s)arithmetic = 2.*pip install"),
+        (changed("rounds = 5", "rounds = 5\narithmetic = 3"), "(?s)arithmetic = 3.*pip install"),
         ("x" * 70_000, "longer than"),
     ],
 )

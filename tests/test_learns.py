@@ -8,10 +8,10 @@ from p2ptrain.data.chunks import permutation
 from p2ptrain.data.shipped import DIGITS_PATH
 from p2ptrain.device.opencl import open_device
 from p2ptrain.model.mlp import ModelSpec
-from p2ptrain.train.local import Evaluation, LocalResult, Trainer, TrainingData
+from p2ptrain.train.local import Evaluation, LocalResult, Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import InnerConfig
 
-DEVICE = open_device()
+OPERATIONS = open_operations(open_device())
 INNER = InnerConfig("sgd", learning_rate=0.2, momentum=0.9, batch=32)
 LOCAL_STEPS = 5
 
@@ -37,7 +37,7 @@ def draw(samples: int, form: tuple[int, ...], label: str) -> NDArray[np.int32]:
 
 def test_one_peer_learns_the_digits() -> None:
     data = digits()
-    trainer = Trainer(DEVICE, ModelSpec(), INNER, data, 1)
+    trainer = Trainer(OPERATIONS, ModelSpec(), INNER, data, 1)
     start = trainer.initial_parameters()
     untrained = trainer.evaluate(start)
     result = trainer.pseudo_gradient(start, draw(len(data.x), (450, 32), "alone"))
@@ -50,7 +50,7 @@ def test_one_peer_learns_the_digits() -> None:
 
 def averaged(peers: int, rounds: int, data: TrainingData) -> list[Evaluation]:
     """Rounds of peers that average their pseudo-gradients, the outer step plain."""
-    trainer = Trainer(DEVICE, ModelSpec(), INNER, data, 1)
+    trainer = Trainer(OPERATIONS, ModelSpec(), INNER, data, 1)
     shared = trainer.initial_parameters()
     states = [trainer.inner_state()] * peers
     history = []
@@ -75,7 +75,7 @@ def test_three_peers_learn_the_digits_in_forty_rounds() -> None:
 def test_adamw_with_gelu_learns_too() -> None:
     data = digits()
     inner = InnerConfig("adamw", learning_rate=0.004, batch=32)
-    trainer = Trainer(DEVICE, ModelSpec((64, 96, 48, 10), "gelu"), inner, data, 1)
+    trainer = Trainer(OPERATIONS, ModelSpec((64, 96, 48, 10), "gelu"), inner, data, 1)
     start = trainer.initial_parameters()
     result = trainer.pseudo_gradient(start, draw(len(data.x), (450, 32), "gelu"))
     assert trainer.evaluate(start - result.gradient).accuracy >= 0.96

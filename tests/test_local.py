@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from p2ptrain.device import reference
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
+from p2ptrain.device.operations import Operations
+from p2ptrain.device.reference_math import flush_tiny
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.train.local import STEPS_AT_ONCE, Trainer, TrainingData, steps_at_once
@@ -20,7 +22,7 @@ from p2ptrain.train.optimizers import InnerConfig, adamw_scalars, next_powers, s
 Floats = NDArray[np.float32]
 
 DEVICE = open_device()
-LIBRARY = KernelLibrary(DEVICE)
+OPERATIONS = Operations(KernelLibrary(DEVICE))
 SPEC = ModelSpec((5, 7, 33, 3), "relu")
 SAMPLES = 40
 
@@ -33,9 +35,9 @@ def toy_data(spec: ModelSpec = SPEC, test_samples: int = 9) -> TrainingData:
 
 
 def make_trainer(
-    spec: ModelSpec = SPEC, inner: InnerConfig | None = None, library: KernelLibrary = LIBRARY
+    spec: ModelSpec = SPEC, inner: InnerConfig | None = None, operations: Operations = OPERATIONS
 ) -> Trainer:
-    return Trainer(DEVICE, spec, inner or InnerConfig(batch=3), toy_data(spec), 1, library)
+    return Trainer(operations, spec, inner or InnerConfig(batch=3), toy_data(spec), 1)
 
 
 def some_indices(steps: int, batch: int) -> NDArray[np.int32]:
@@ -65,7 +67,7 @@ class NumpyTrainer:
         inputs, before = [x], []
         for i in range(len(self.spec.layers) - 1):
             z = reference.gemm(inputs[-1], tensors[f"layer{i}.weight"].T)
-            before.append(z + tensors[f"layer{i}.bias"])
+            before.append(flush_tiny(z + tensors[f"layer{i}.bias"]))
             inputs.append(activation(before[-1]))
         return inputs[:-1], before
 
@@ -165,10 +167,10 @@ def test_the_gradient_in_numpy_is_the_slope_of_the_loss() -> None:
 
 
 def test_the_same_inputs_give_the_same_bits_and_kernels_without_contraction_too() -> None:
-    plain = KernelLibrary(DEVICE, contracted_fma=False)
+    plain = Operations(KernelLibrary(DEVICE, contracted_fma=False))
     results = []
-    for library in (LIBRARY, LIBRARY, plain):
-        trainer = make_trainer(library=library)
+    for operations in (OPERATIONS, OPERATIONS, plain):
+        trainer = make_trainer(operations=operations)
         start = trainer.initial_parameters()
         results.append(trainer.pseudo_gradient(start, some_indices(20, 3)).gradient)
     assert results[0].any()
@@ -222,7 +224,7 @@ def test_no_step_at_all_is_a_zero_pseudo_gradient() -> None:
 @pytest.mark.parametrize("test_samples", [1, 256, 300])
 def test_evaluation_counts_each_held_out_sample_once(test_samples: int) -> None:
     data = toy_data(SPEC, test_samples)
-    trainer = Trainer(DEVICE, SPEC, InnerConfig(batch=3), data, 1, LIBRARY)
+    trainer = Trainer(OPERATIONS, SPEC, InnerConfig(batch=3), data, 1)
     vector = trainer.initial_parameters()
     _, before = NumpyTrainer(SPEC, InnerConfig(), data).forward(vector, data.test_x)
     _, loss, correct = reference.softmax_xent(before[-1], data.test_y, np.float32(1))
@@ -270,10 +272,10 @@ def test_data_that_does_not_fit_the_model_is_refused_with_what_to_do() -> None:
         (ModelSpec((5, 2)), "set the last of layers to 3"),
     ):
         with pytest.raises(ConfigError, match=advice):
-            Trainer(DEVICE, spec, InnerConfig(), data, 1, LIBRARY)
+            Trainer(OPERATIONS, spec, InnerConfig(), data, 1)
     empty = TrainingData(data.x, data.y, data.test_x[:0], data.test_y[:0])
     with pytest.raises(ConfigError, match="no samples"):
-        Trainer(DEVICE, SPEC, InnerConfig(), empty, 1, LIBRARY)
+        Trainer(OPERATIONS, SPEC, InnerConfig(), empty, 1)
 
 
 @pytest.mark.parametrize(
@@ -300,12 +302,12 @@ import hashlib
 import numpy as np
 from p2ptrain.device.opencl import open_device
 from p2ptrain.model.mlp import ModelSpec
-from p2ptrain.train.local import Trainer, TrainingData
+from p2ptrain.train.local import Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import InnerConfig
 x = (np.arange(640 * 64).reshape(640, 64) * 37 % 101 / 101).astype(np.float32)
 y = (np.arange(640) * 3 % 10).astype(np.int32)
 inner = InnerConfig(batch=64)
-trainer = Trainer(open_device(), ModelSpec(), inner, TrainingData(x, y, x, y), 1)
+trainer = Trainer(open_operations(open_device()), ModelSpec(), inner, TrainingData(x, y, x, y), 1)
 indices = np.arange(640, dtype=np.int32).reshape(10, 64)
 gradient = trainer.pseudo_gradient(trainer.initial_parameters(), indices).gradient
 print(hashlib.sha256(gradient.tobytes()).hexdigest())

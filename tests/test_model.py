@@ -11,7 +11,8 @@ from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Operations
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.initial import initial_parameters, uniform_bound
+from p2ptrain.model.initial import initial_parameters, initial_parameters_twin
+from p2ptrain.model.layers import he_bound
 from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.model.parameters import Layout, TensorSpec, padded_size
 from p2ptrain.wire.limits import CODEC_BLOCK
@@ -93,12 +94,13 @@ def test_a_model_above_the_limit_is_refused() -> None:
 
 def test_initial_parameters_are_a_function_of_the_seed() -> None:
     operations = Operations(KernelLibrary(open_device()))
-    first = initial_parameters(operations, SPEC, 7)
-    assert same_bits(first, initial_parameters(operations, SPEC, 7))
-    assert not same_bits(first, initial_parameters(operations, SPEC, 7 + (1 << 32)))
+    first = initial_parameters(operations, SPEC.layout, 7)
+    assert same_bits(first, initial_parameters(operations, SPEC.layout, 7))
+    assert same_bits(first, initial_parameters_twin(SPEC.layout, 7))
+    assert not same_bits(first, initial_parameters(operations, SPEC.layout, 7 + (1 << 32)))
     tensors = SPEC.layout.split(first)
     for i, fan_in in enumerate(SPEC.layers[:-1]):
         weight = tensors[f"layer{i}.weight"]
-        twin = reference.philox_uniform(weight.size, 7, i, uniform_bound(fan_in))
+        twin = reference.philox_uniform(weight.size, 7, i, np.float32(he_bound(fan_in)))
         assert same_bits(weight.ravel(), twin)
         assert not tensors[f"layer{i}.bias"].any()

@@ -124,7 +124,7 @@ def test_a_hello_of_the_same_swarm_is_welcome() -> None:
     ("change", "words"),
     [
         ({"protocol": PROTOCOL_VERSION + 1}, "protocol 2"),
-        ({"arithmetic": ARITHMETIC + 1}, "arithmetic 2"),
+        ({"arithmetic": ARITHMETIC + 1}, f"arithmetic {ARITHMETIC + 1}"),
         ({"topics": (OTHER_SWARM,)}, OTHER_SWARM),
         ({"topics": ()}, "nothing"),
     ],

@@ -18,7 +18,7 @@ from p2ptrain.config_local import NodeConfig, node_config, parse_link
 from p2ptrain.config_version import version_number
 from p2ptrain.data.seeding import load_manifest
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.model.networks import network_of
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.checkpoint import Checkpoint, CheckpointStore
 from p2ptrain.store.export import Provenance, export_network
@@ -41,7 +41,7 @@ def command(
     recipe = _recipe(blocks, swarm_id)
     checkpoint = _final_checkpoint(config, swarm_id)
     provenance = _provenance(config, blocks, recipe, checkpoint)
-    tensors = network_of(recipe, checkpoint.vector)
+    tensors = tensors_in(recipe, checkpoint.vector)
     size = export_network(out, tensors, provenance)
     if as_json:
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -54,13 +54,13 @@ def command(
         )
 
 
-def network_of(recipe: Recipe, state: bytes) -> dict[str, NDArray[np.float32]]:
+def tensors_in(recipe: Recipe, state: bytes) -> dict[str, NDArray[np.float32]]:
     """The named tensors in a state, float32: parameters and, behind them, outer momentum.
 
     Raises:
       ConfigError  the state is too short for the recipe's network
     """
-    layout = ModelSpec(recipe.model.layers, recipe.model.activation).layout
+    layout = network_of(recipe).layout
     if len(state) < 4 * layout.padded_size or len(state) % 4:
         raise ConfigError(
             f"the state of {len(state)} bytes does not hold the network of {recipe.name}.\n"

@@ -10,6 +10,7 @@ first elements without replacement; when it is used up the next epoch's permutat
 
     seed of a window    digest("window", beacon, peer id)
     seed of an epoch    digest("samples", beacon, peer id, epoch as 8 bytes little-endian)
+    noise of a round    digest("noise", beacon, peer id), its first 8 bytes little-endian
 
 Pure; the normative text is protocol/data.md, section 4.
 """
@@ -58,6 +59,11 @@ def assigned(beacon: Digest, peer: PeerId, record_count: int, steps: int, batch:
         for epoch in range(-(-wanted // record_count))
     ]
     return np.concatenate(epochs)[:wanted].reshape(steps, batch)
+
+
+def noise_of(beacon: Digest, peer: PeerId) -> int:
+    """The key of a peer's random draws in a round, such as crops and dropout: 0 .. 2^64 - 1."""
+    return int.from_bytes(digest("noise", beacon, peer.encode("ascii"))[:8], "little")
 
 
 def _epoch_seed(beacon: Digest, peer: PeerId, epoch: int) -> Digest:

@@ -83,6 +83,17 @@ class DeviceArray:
         # OpenCL has no empty buffers, and an empty array is still a legal argument of a kernel.
         self.handle = device.allocate(max(self.nbytes, 4), lent)
 
+    def viewed_as(self, shape: tuple[int, ...], dtype: DTypeLike) -> "DeviceArray":
+        """The same memory, or its beginning, as an array of another shape and type."""
+        view = DeviceArray.__new__(DeviceArray)
+        view.device, view.handle = self.device, self.handle
+        view.shape, view.dtype = shape, np.dtype(dtype)
+        view.size = int(np.prod(shape, dtype=np.int64))
+        view.nbytes = view.size * view.dtype.itemsize
+        if view.nbytes > self.nbytes:
+            raise ValueError(f"{view.nbytes} bytes seen in an array of {self.nbytes}")
+        return view
+
     def write(self, values: NDArray[Any]) -> None:
         """Copy values to the device; they may be changed afterwards.
 

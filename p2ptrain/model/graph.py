@@ -1,79 +1,52 @@
 """A static plan: a training or evaluation step as a recorded list of launches.
 
 Theory of operation. Everything that a step needs is decided when the plan is made: buffers, kernel
-arguments, the order of launches. A step sets two integers, which say where its sample indices
-begin and where its losses go, and replays the list. Nothing waits: many steps are enqueued, and
-the one read of the losses at the end waits for all of them.
+arguments, the order of launches (recorder.py). A step sets a few integers, such as which of the
+loaded samples it takes, and replays the list. Nothing waits: many steps are enqueued, and the one
+read of the losses at the end waits for all of them.
 
-Layer i of a step on a batch of R rows, with weight W (out, in), bias b, input a:
+    gather the batch -> forward -> loss and its gradient -> backward
 
-    forward    z = a W^T + b;  a' = activation(z)
-    backward   given d = dL/dz:  dW = d^T a;  db = column sums of d;  da = d W
-               and for the layer below  d = da * activation'(z)
-
-The gradients are written into the flat gradient at the places of their tensors.
+The gradients are written into the flat gradient at the places of their tensors. A plan whose
+weights have no gradient evaluates: forward and loss alone, no dropout, no random draws.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.device.kernels import Launch
-from p2ptrain.device.opencl import DeviceArray
-from p2ptrain.device.operations import (
-    GATHER_STEP,
-    XENT_STEP,
-    Batch,
-    Matrix,
-    Operations,
-    Samples,
-    Score,
-    row_major,
-)
-from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.device.loss import cross_entropy
+from p2ptrain.device.operations import Operations, Samples, Score
+from p2ptrain.model.batches import Input, Network, StepShape
+from p2ptrain.model.recorder import Recorder, Value, Weights
+
+WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class PlanShape:
     """How much a plan holds.
 
-    batch      rows of a step
+    step       what one step does
     steps_max  steps whose indices and losses are on the device at once
     """
 
-    batch: int
+    step: StepShape
     steps_max: int
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """The flat vectors of the network, each (padded_size,) float32.
+class Moment:
+    """When the loaded steps are taken; random draws depend on nothing else.
 
-    gradient is None in a plan that only evaluates.
+    first_step  the first loaded step's number in the round
+    noise       the round's key of random draws, 0 .. 2^64 - 1
     """
 
-    parameters: DeviceArray
-    gradient: DeviceArray | None
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """The buffers of one layer in a plan of R rows.
-
-    index       0 for the first
-    input       a: (R, in)
-    before      z: (R, out)
-    output      activation(z): (R, out); for the last layer z itself
-    difference  d: (R, out), the gradient of the loss by output, then by z
-    """
-
-    index: int
-    input: DeviceArray
-    before: DeviceArray
-    output: DeviceArray
-    difference: DeviceArray
+    first_step: int = 0
+    noise: int = 0
 
 
 class Plan:
@@ -82,124 +55,83 @@ class Plan:
     def __init__(
         self,
         operations: Operations,
-        spec: ModelSpec,
+        network: Network,
         weights: Weights,
         samples: Samples,
         shape: PlanShape,
     ) -> None:
         device = operations.device
-        self._operations = operations
-        self._spec = spec
-        self._weights = weights
-        self._offsets = spec.layout.offsets
         self.shape = shape
-        slots = (shape.steps_max * shape.batch,)
-        self._index = device.empty(slots, np.int32)
+        self._rows = shape.step.batch * network.rows
+        self._index = device.empty((shape.steps_max * shape.step.batch,), np.int32)
+        slots = (shape.steps_max * self._rows,)
         self._score = Score(device.empty(slots), device.empty(slots, np.int32))
-        self._batch = Batch(
-            device.empty((shape.batch, spec.inputs)), device.empty((shape.batch,), np.int32)
-        )
-        layers = self._make_layers()
-        self._gather = operations.gather_rows(samples, self._index, self._batch)
-        self._xent = self._make_xent(layers[-1])
-        self._launches = [self._gather, *self._forward(layers), self._xent]
-        if weights.gradient is not None:
-            self._launches += self._backward(layers, weights.gradient)
+        self._logits = device.empty((self._rows, network.classes))
+        self._moment = Moment()
+        recorder = Recorder(operations, weights, network.layout.offsets)
+        self._record(recorder, network, Input(samples.x, samples.y, self._index))
+        self.launches: list[Launch] = recorder.finish()
+        self.planned_bytes = recorder.planned_bytes
+        self._varying = [launch for launch in self.launches if launch.varying]
 
-    def load(self, indices: NDArray[np.int32]) -> None:
+    def _record(self, recorder: Recorder, network: Network, source: Input) -> None:
+        step = self.shape.step
+        x, labels = network.record_input(recorder, source, step)
+        logits, backward = network.record(recorder, x)
+        recorder.keep(logits, self._logits)
+        d: Value | None = recorder.value(*logits.shape) if recorder.trains else None
+        # A step's loss is the mean over its rows, so that is what the gradient is of.
+        scale = np.float32(1) / np.float32(self._rows)
+        smoothing = step.smoothing if recorder.trains else 0.0
+        recorder.launch(
+            lambda z, labels, *d: cross_entropy(
+                recorder.operations, z, labels, d[0] if d else None, self._score, scale, smoothing
+            ),
+            logits, labels, *([d] if d else []),
+        )  # fmt: skip
+        if d is not None:
+            backward(d)
+
+    def load(self, indices: NDArray[np.int32], moment: Moment | None = None) -> None:
         """Say which samples the steps to come take.
 
         Args:
           indices  (steps, batch) int32, steps <= steps_max; -1 for a row that counts nothing
+          moment   when they are taken; None: no random draw is asked for
         """
-        filled = np.full((self.shape.steps_max, self.shape.batch), -1, np.int32)
+        filled = np.full((self.shape.steps_max, self.shape.step.batch), -1, np.int32)
         filled[: len(indices)] = indices
         self._index.write(filled)
+        self._moment = moment or Moment()
+        words = (self._moment.noise & WORD, self._moment.noise >> 32)
+        for launch in self._varying:
+            for name, word in zip(("noise_low", "noise_high"), words, strict=True):
+                if name in launch.varying:
+                    launch.set_scalar(launch.varying[name], np.uint32(word))
 
-    def enqueue(self, step: int) -> None:
+    def enqueue(self, slot: int) -> None:
         """Put step 0 .. steps_max - 1 of those that were loaded into the queue."""
-        self._gather.set_scalar(GATHER_STEP, np.int32(step))
-        self._xent.set_scalar(XENT_STEP, np.int32(step))
-        for launch in self._launches:
+        step = np.uint32(self._moment.first_step + slot)
+        for launch in self._varying:
+            if "slot" in launch.varying:
+                launch.set_scalar(launch.varying["slot"], np.int32(slot))
+            if "step" in launch.varying:
+                launch.set_scalar(launch.varying["step"], step)
+        for launch in self.launches:
             launch.enqueue()
 
     def scores(self, steps: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Wait for the first steps and read their scores.
 
         Returns:
-          loss     (steps, batch) float32
-          correct  (steps, batch) int32, 0 or 1
+          loss     (steps, batch * rows) float32
+          correct  (steps, batch * rows) int32, 0 or 1
         """
-        form = (self.shape.steps_max, self.shape.batch)
+        form = (self.shape.steps_max, self._rows)
         loss = self._score.loss.read().reshape(form)
         correct = self._score.correct.read().reshape(form)
         return loss[:steps], correct[:steps]
 
-    def _make_layers(self) -> list[Layer]:
-        device = self._operations.device
-        layers: list[Layer] = []
-        below = self._batch.x
-        for i, width in enumerate(self._spec.layers[1:]):
-            form = (self.shape.batch, width)
-            before = device.empty(form)
-            is_last = i == len(self._spec.layers) - 2
-            output = before if is_last else device.empty(form)
-            layers.append(Layer(i, below, before, output, device.empty(form)))
-            below = output
-        return layers
-
-    def _make_xent(self, last: Layer) -> Launch:
-        scale = np.float32(1) / np.float32(self.shape.batch)
-        return self._operations.softmax_xent(
-            last.before, self._batch.y, last.difference, self._score, scale
-        )
-
-    def _forward(self, layers: list[Layer]) -> list[Launch]:
-        operations, parameters = self._operations, self._weights.parameters
-        launches: list[Launch] = []
-        for layer in layers:
-            weight = self._weight(parameters, layer.index)
-            bias = self._offsets[f"layer{layer.index}.bias"]
-            launches += operations.gemm(
-                as_matrix(layer.input), weight.transposed, as_matrix(layer.before)
-            )
-            if layer is layers[-1]:
-                launches.append(operations.bias(layer.before, parameters, bias))
-            else:
-                launches.append(
-                    operations.bias_activation(
-                        self._spec.activation, layer.before, parameters, layer.output, bias
-                    )
-                )
-        return launches
-
-    def _backward(self, layers: list[Layer], gradient: DeviceArray) -> list[Launch]:
-        operations = self._operations
-        launches: list[Launch] = []
-        for below, layer in reversed(list(pairwise([None, *layers]))):
-            assert layer is not None
-            d = as_matrix(layer.difference)
-            weight_gradient = self._weight(gradient, layer.index)
-            launches += operations.gemm(d.transposed, as_matrix(layer.input), weight_gradient)
-            bias = self._offsets[f"layer{layer.index}.bias"]
-            launches.append(operations.column_sums(layer.difference, gradient, bias))
-            if below is None:
-                continue
-            weight = self._weight(self._weights.parameters, layer.index)
-            launches += operations.gemm(d, weight, as_matrix(below.difference))
-            launches.append(
-                operations.activation_backward(
-                    self._spec.activation, below.before, below.difference
-                )
-            )
-        return launches
-
-    def _weight(self, vector: DeviceArray, layer: int) -> Matrix:
-        fan_in, fan_out = self._spec.layers[layer : layer + 2]
-        return row_major(vector, fan_out, fan_in, self._offsets[f"layer{layer}.weight"])
-
-
-def as_matrix(array: DeviceArray) -> Matrix:
-    """A whole (rows, columns) array as a matrix."""
-    rows, columns = array.shape
-    return row_major(array, rows, columns)
+    def logits(self) -> NDArray[np.float32]:
+        """Wait for the newest step and read what it predicted: (batch * rows, classes)."""
+        return np.asarray(self._logits.read(), np.float32)

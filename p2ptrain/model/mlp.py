@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: its tensors.
+"""The multi-layer perceptron.
 
 Layer i maps a row x of layers[i] values to x W^T + b of layers[i + 1] values, followed by the
 activation except in the last layer, whose outputs are the logits. The tensors are, in the order
@@ -9,17 +9,21 @@ of the flat vector and under the names that files of weights use (PyTorch's conv
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
 
+from p2ptrain.device.operations import Batch, Operations, Samples
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.parameters import Layout, TensorSpec
+from p2ptrain.model.batches import Input, StepShape
+from p2ptrain.model.layers import Backward, Dense, all_products, all_tensors, record_all
+from p2ptrain.model.parameters import Layout
+from p2ptrain.model.recorder import Recorder, Value
 from p2ptrain.wire.limits import PARAMETERS_MAX
 
 ACTIVATIONS = ("relu", "gelu")
 LAYERS_MAX = 64  # weight layers; more is a typing error, and each costs ten launches a step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelSpec:
     """What the network is.
 
@@ -62,10 +66,47 @@ class ModelSpec:
         return self.layers[-1]
 
     @property
+    def rows(self) -> int:
+        """Predictions made of one sample."""
+        return 1
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """Nothing beside what all networks use."""
+        return frozenset()
+
+    @cached_property
     def layout(self) -> Layout:
         """Names, shapes and places of the tensors."""
-        tensors: list[TensorSpec] = []
-        for i, (fan_in, fan_out) in enumerate(pairwise(self.layers)):
-            tensors.append(TensorSpec(f"layer{i}.weight", (fan_out, fan_in)))
-            tensors.append(TensorSpec(f"layer{i}.bias", (fan_out,)))
-        return Layout(tuple(tensors))
+        return Layout(tuple(all_tensors(self._dense, (self.inputs,))))
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of the forward pass of one sample."""
+        return all_products(self._dense, (self.inputs,))
+
+    @cached_property
+    def _dense(self) -> list[tuple[str, Dense]]:
+        widths = self.layers[1:]
+        activations = [self.activation] * (len(widths) - 1) + ["none"]
+        return [
+            (f"layer{i}", Dense(width, activation))
+            for i, (width, activation) in enumerate(zip(widths, activations, strict=True))
+        ]
+
+    def record_input(
+        self, recorder: Recorder, source: Input, shape: StepShape
+    ) -> tuple[Value, Value]:
+        """Record the gathering of a batch; its rows and their labels."""
+        x = recorder.value(shape.batch, self.inputs)
+        labels = recorder.value(shape.batch, dtype="int32")
+        operations: Operations = recorder.operations
+        samples = Samples(source.x, source.y)
+        recorder.launch(
+            lambda x, y: [operations.gather_rows(samples, source.index, Batch(x, y))], x, labels
+        )
+        return x, labels
+
+    def record(self, recorder: Recorder, x: Value) -> tuple[Value, Backward]:
+        """Record the layers; the logits (batch, classes) and the way back."""
+        return record_all(self._dense, recorder, x)

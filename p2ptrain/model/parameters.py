@@ -23,10 +23,21 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name and shape of one tensor, such as ("layer0.weight", (256, 64))."""
+    """One tensor, such as ("layer0.weight", (256, 64)), and what it is at the start.
+
+    bound   it starts uniform in [-bound, bound), drawn from the seed; 0: it starts as fill
+    fill    the value of all its elements, where bound is 0
+    """
 
     name: str
     shape: tuple[int, ...]
+    bound: float = 0.0
+    fill: float = 0.0
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay applies: to matrices and kernels, not to norms and biases."""
+        return len(self.shape) > 1
 
     @property
     def size(self) -> int:
@@ -64,6 +75,14 @@ class Layout:
             parts.append(tensor.name.encode("utf-8"))
             parts.append(np.array(tensor.shape, "<i8").tobytes())
         return digest("schema", *parts)
+
+    def decay_mask(self) -> NDArray[np.uint8]:
+        """(padded_size,) uint8: 1 where weight decay applies."""
+        mask = np.zeros(self.padded_size, np.uint8)
+        for tensor in self.tensors:
+            first = self.offsets[tensor.name]
+            mask[first : first + tensor.size] = tensor.decays
+        return mask
 
     def split(self, vector: Vector) -> dict[str, Vector]:
         """The tensors as views of the vector.

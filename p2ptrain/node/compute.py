@@ -34,12 +34,13 @@ import trio
 from numpy.typing import NDArray
 
 from p2ptrain.config import Recipe
-from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError, StoreError
+from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError
 from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.node.compute_process import ComputeDied, ComputeProcess
 from p2ptrain.swarm.effects import Term
 from p2ptrain.swarm.inputs import Wait
 from p2ptrain.train import worker_messages as wire
+from p2ptrain.train.memory import write_arrays
 from p2ptrain.train.worker_messages import ComputeSpec, TrainingArrays
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.messages import Norm2
@@ -110,20 +111,7 @@ def compute_spec(
       threads       of a CPU device; 0: all cores
       kernel_cache  folder of compiled kernels (NodeConfig.kernels_path); None: the default one
     """
-    return ComputeSpec(
-        layers=recipe.model.layers,
-        activation=recipe.model.activation,
-        inner=tuple(sorted(recipe.inner.model_dump().items())),
-        outer_optimizer=recipe.outer.optimizer,
-        outer_learning_rate=recipe.outer.learning_rate,
-        outer_momentum=recipe.outer.momentum,
-        codec={"int4": 4, "int8": 8}[recipe.averaging.codec],
-        shard_values=recipe.averaging.shard_values,
-        seed=recipe.seed,
-        device=device,
-        threads=threads,
-        kernel_cache=str(kernel_cache or ""),
-    )
+    return ComputeSpec(recipe.canonical, device, threads, str(kernel_cache or ""))
 
 
 @asynccontextmanager
@@ -143,7 +131,7 @@ async def open_compute(
     """
     data_fd = os.memfd_create("p2ptrain-data", os.MFD_CLOEXEC)
     try:
-        shapes = await trio.to_thread.run_sync(_write_arrays, data_fd, read)
+        shapes = await trio.to_thread.run_sync(write_arrays, data_fd, read)
         with lone_exception():
             async with trio.open_nursery() as nursery:
                 compute = Compute(
@@ -274,17 +262,24 @@ class Compute:
 
     # --- a round ---------------------------------------------------------------------------
     async def train(
-        self, indices: NDArray[np.int32], timeout_s: float | None = None
+        self,
+        indices: NDArray[np.int32],
+        timeout_s: float | None = None,
+        *,
+        round_number: int = 0,
+        noise: int = 0,
     ) -> LocalWork | None:
         """Local steps from the base, error feedback, compression; None if cancel() came first.
 
         Args:
-          indices  (steps, batch) int32, rows of the training samples
+          indices       (steps, batch) int32, rows of the training samples
+          round_number  learning rate and size of pictures depend on it
+          noise         key of the round's random draws
 
         Raises ComputeRefused "diverged" if the gradient is not finite.
         """
         steps = np.ascontiguousarray(indices, "<i4")
-        request = wire.Train(steps.tobytes(), steps.shape[1])
+        request = wire.Train(steps.tobytes(), steps.shape[1], round_number, noise)
         try:
             answer = await self._ask(request, timeout_s or self._limits.train_s)
         except trio.Cancelled:
@@ -376,23 +371,3 @@ def _environment(spec: ComputeSpec) -> dict[str, str]:
     if spec.kernel_cache:
         environment["POCL_CACHE_DIR"] = spec.kernel_cache
     return environment
-
-
-def _write_arrays(data_fd: int, read: Callable[[], TrainingArrays]) -> tuple[int, int, int]:
-    """Lay x, y, test_x, test_y one after another into the memfd; returns (N, T, d)."""
-    arrays = read()
-    (n, d), t = arrays.x.shape, arrays.test_x.shape[0]
-    assert arrays.y.shape == (n,), "one label a sample"
-    assert arrays.test_x.shape == (t, d), "test samples are shaped like the others"
-    assert arrays.test_y.shape == (t,), "one label a test sample"
-    dtypes = ((arrays.x, "<f4"), (arrays.y, "<i4"), (arrays.test_x, "<f4"), (arrays.test_y, "<i4"))
-    try:
-        with os.fdopen(os.dup(data_fd), "wb") as file:
-            for array, dtype in dtypes:
-                file.write(np.ascontiguousarray(array, dtype).data)
-    except OSError as error:
-        raise StoreError(
-            f"the training data find no room in memory ({error.strerror}).\n"
-            "Close other programs, or raise the limit of this process (ulimit -f)"
-        ) from error
-    return n, t, d

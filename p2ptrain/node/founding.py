@@ -13,7 +13,7 @@ from collections.abc import Callable
 from p2ptrain.config import Recipe
 from p2ptrain.data.weights import Tensors, WeightsManifest, load_weights
 from p2ptrain.data.weights_file import Progress, store_weights
-from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.model.networks import network_of
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.wire.cid import Cid
 from p2ptrain.wire.peer_id import PeerId
@@ -40,7 +40,7 @@ def found(
 
 def tensors_of(recipe: Recipe) -> Tensors:
     """Names and shapes of the network's tensors, in the order of the flat vector."""
-    layout = ModelSpec(recipe.model.layers, recipe.model.activation).layout
+    layout = network_of(recipe).layout
     return {tensor.name: tensor.shape for tensor in layout.tensors}
 
 

@@ -16,8 +16,6 @@ import trio
 
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, SwarmLink
-from p2ptrain.data.assemble import assemble, model_inputs
-from p2ptrain.data.manifest import Manifest
 from p2ptrain.net.identity import Identity, load_or_create
 from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.addresses import check_given
@@ -35,6 +33,7 @@ from p2ptrain.node.remembering import Memory, open_memory
 from p2ptrain.node.reporting import Summary
 from p2ptrain.node.round import Rounds
 from p2ptrain.node.run import run_rounds
+from p2ptrain.node.samples import training_arrays
 from p2ptrain.node.serve import REQUESTS, Server
 from p2ptrain.node.signals import stop_on_signals
 from p2ptrain.node.telemetry import Telemetry
@@ -194,7 +193,7 @@ async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary
     )
     weights = await obtain_weights(node, recipe)
     manifest = await obtain_data_set(node, recipe)
-    read = partial(_arrays, node.blocks, manifest, recipe)
+    read = partial(training_arrays, node.blocks, manifest, recipe)
     async with _open_device(node, recipe, read, weights, options) as compute:
         return await run_rounds(node, recipe, manifest, compute, options)
 
@@ -302,13 +301,3 @@ async def _open_device(
         node.telemetry.report("device", name=compute.opened.device)
         with node.telemetry.waits(lambda: compute.waits):
             yield compute
-
-
-def _arrays(blocks: BlockStore, manifest: Manifest, recipe: Recipe) -> TrainingArrays:
-    """The data set as the compute process wants it."""
-    train = assemble(manifest, "train", blocks.get)
-    test = assemble(manifest, "test", blocks.get)
-    assert train.y is not None
-    assert test.y is not None
-    scale = recipe.data.scale
-    return TrainingArrays(model_inputs(train, scale), train.y, model_inputs(test, scale), test.y)

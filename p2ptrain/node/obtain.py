@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from p2ptrain.config import Recipe
-from p2ptrain.data.assemble import check_fits
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.errors import ConfigError
 from p2ptrain.node.founding import weights_manifest, weights_reader
+from p2ptrain.node.samples import check_data_set
 from p2ptrain.wire.cid import Cid
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def obtain_data_set(node: Node, recipe: Recipe) -> Manifest:
     content = node.blocks.get(cid)
     assert content is not None
     manifest = Manifest.from_canonical(content)
-    check_fits(manifest, recipe.model.layers)
+    check_data_set(manifest, recipe)
     await _fetch(node, recipe, "data set", manifest.chunk_cids, advice)
     return manifest
 

@@ -9,7 +9,6 @@ that nothing here trains; work that takes long runs in a thread.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
@@ -18,10 +17,9 @@ import trio
 from p2ptrain.compress.codecs import CODECS, REDUCED_CODEC
 from p2ptrain.compress.feedback import join_values, shard_lengths
 from p2ptrain.config import Recipe
-from p2ptrain.device.reference import philox_uniform
 from p2ptrain.errors import LocalProtocolError
-from p2ptrain.model.initial import uniform_bound
-from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.model.initial import initial_parameters_twin
+from p2ptrain.model.networks import network_of
 from p2ptrain.swarm.effects import Term
 from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes, state_from_bytes
 from p2ptrain.train.states import Local, States, UnknownBlock
@@ -38,12 +36,12 @@ class Replica:
 
         weights  reads the initial weights that the recipe names, if it names any
         """
-        self._model = ModelSpec(recipe.model.layers, recipe.model.activation)
+        self._layout = network_of(recipe).layout
         self._seed = recipe.seed
         self._weights = weights
         outer = recipe.outer
         self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
-        values = self._model.layout.padded_size
+        values = self._layout.padded_size
         lengths = shard_lengths(values, recipe.averaging.shard_values)
         codec = CODECS[{"int4": 4, "int8": 8}[recipe.averaging.codec]]
         self.shard_bytes = tuple(codec.shard_bytes(length) for length in lengths)
@@ -81,7 +79,7 @@ class Replica:
 
         Raises ValueError for a wrong length, NotFinite.
         """
-        loaded = state_from_bytes(self._outer, state, self._model.layout.padded_size)
+        loaded = state_from_bytes(self._outer, state, self._layout.padded_size)
         self._states = States(self._outer, block, loaded, _NOTHING_OF_OURS)
         return self._states.find(block).digest
 
@@ -132,14 +130,10 @@ class Replica:
         return self._states
 
     def _initial_parameters(self) -> Vector:
-        layout = self._model.layout
+        layout = self._layout
         vector = np.zeros(layout.padded_size, np.float32)
         if self._weights is not None:
             given = np.frombuffer(self._weights(), "<f4")
             vector[: given.size] = given
             return vector
-        for i, (fan_in, fan_out) in enumerate(pairwise(self._model.layers)):
-            first, count = layout.offsets[f"layer{i}.weight"], fan_in * fan_out
-            bound = uniform_bound(fan_in)
-            vector[first : first + count] = philox_uniform(count, self._seed, i, bound)
-        return vector
+        return initial_parameters_twin(layout, self._seed)

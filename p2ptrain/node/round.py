@@ -21,7 +21,7 @@ from math import inf
 import trio
 
 from p2ptrain.config import Recipe
-from p2ptrain.data.sampler import Indices, assigned
+from p2ptrain.data.sampler import Indices, assigned, noise_of
 from p2ptrain.errors import DeviceError
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeRefused, LocalWork
@@ -187,7 +187,9 @@ class Rounds:
         )
         self._training_on = base.block
         try:
-            work = await self.state.compute.train(samples)
+            work = await self.state.compute.train(
+                samples, round_number=base.rounds, noise=noise_of(base.beacon, self.me)
+            )
         except ComputeRefused as error:
             if error.reason != "diverged":
                 raise

@@ -19,6 +19,7 @@ from p2ptrain.node.own_state import OwnStateKeeper
 from p2ptrain.node.reporting import Reporter, Summary
 from p2ptrain.node.restoring import open_ledger, restore
 from p2ptrain.node.round import Rounds
+from p2ptrain.node.samples import training_samples
 from p2ptrain.node.votes import Votes
 from p2ptrain.store.own_state import OwnStateFile
 from p2ptrain.swarm.averaging import Averaging
@@ -72,7 +73,7 @@ async def run_rounds(
                 me=node.identity.peer_id,
                 recipe=recipe,
                 machines=machines,
-                sample_count=manifest.records("train"),
+                sample_count=training_samples(manifest, recipe),
                 rounds_max=options.rounds_max,
                 local_steps=local_steps_of(recipe, options.local_steps),
                 first_peers=options.first_peers,

@@ -7,6 +7,7 @@ they can be answered between two local steps.
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,22 @@ from p2ptrain.compress.feedback import (
     shard_lengths,
 )
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
+from p2ptrain.config import Recipe
 from p2ptrain.device.kernels import KernelLibrary, source_folder
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.quantize import Quantizer
 from p2ptrain.device.selftest import self_test
 from p2ptrain.errors import DeviceError
-from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.model.networks import network_of
 from p2ptrain.train import worker_messages as wire
-from p2ptrain.train.local import Trainer, TrainingData
+from p2ptrain.train.local import RoundMoment, Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import (
-    InnerConfig,
     InnerState,
     inner_state_bytes,
     inner_state_from_bytes,
 )
 from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes, state_from_bytes
+from p2ptrain.train.settings import inner_config, presentation
 from p2ptrain.train.states import Local, States, UnknownBlock
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import CODEC_BLOCK
@@ -42,9 +44,7 @@ from p2ptrain.wire.shards import merkle_root
 
 BLOCK_CODECS: dict[int, BlockCodec] = {4: INT4, 8: INT8}
 NORM2_BYTES = 16
-INNER_KEYS = (
-    "optimizer", "learning_rate", "momentum", "beta1", "beta2", "epsilon", "weight_decay", "batch"
-)  # fmt: skip
+CODEC_BITS = {"int4": 4, "int8": 8}
 
 
 class Engine:
@@ -55,26 +55,33 @@ class Engine:
 
         Raises DeviceError, ConfigError.
         """
+        recipe = Recipe.from_canonical(spec.recipe)
         cache = Path(spec.kernel_cache) if spec.kernel_cache else None
         device = open_device(spec.device or None, cache)
-        library = KernelLibrary(device)
-        model = ModelSpec(tuple(spec.layers), spec.activation)
-        inner = {key: value for key, value in spec.inner if key in INNER_KEYS}
-        self._trainer = Trainer(device, model, InnerConfig(**inner), data, spec.seed, library)  # type: ignore[arg-type]  # checked by the recipe
+        operations = open_operations(device)
+        library = operations.library
+        network = network_of(recipe)
+        self._trainer = Trainer(
+            operations,
+            network,
+            inner_config(recipe),
+            data,
+            recipe.seed,
+            presentation(recipe),
+        )
+        self._local_steps = recipe.inner.local_steps
+        self._phases = tuple(accumulate((phase.rounds for phase in recipe.phases), initial=0))
         started = time.monotonic()
-        self_test(self._trainer.operations)
+        self_test(operations, network.kernel_files)
         check_quantizer(library)
         self_test_ms = 1000 * (time.monotonic() - started)
-        self._layout = model.layout
-        self._codec = BLOCK_CODECS[spec.codec]
-        self._shard_values = spec.shard_values
-        self._outer = OuterConfig(
-            spec.outer_optimizer,  # type: ignore[arg-type]  # checked by the recipe
-            spec.outer_learning_rate,
-            spec.outer_momentum,
-        )
+        self._layout = network.layout
+        self._codec = BLOCK_CODECS[CODEC_BITS[recipe.averaging.codec]]
+        self._shard_values = recipe.averaging.shard_values
+        outer = recipe.outer
+        self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
         self._new_inner = self._trainer.inner_state()
-        self._lengths = shard_lengths(self._layout.padded_size, spec.shard_values)
+        self._lengths = shard_lengths(self._layout.padded_size, self._shard_values)
         self._quantizer = Quantizer(library, self._layout.padded_size, self._codec.peak)
         self._states: States[InnerState] | None = None
         self.opened = wire.Opened(
@@ -90,6 +97,11 @@ class Engine:
     def batch(self) -> int:
         """Samples of a local step."""
         return self._trainer.inner.batch
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """A round of each size of pictures that the recipe trains on."""
+        return self._phases
 
     def answer(self, request: wire.Request) -> wire.Answer:
         """Do what is asked; all but training.
@@ -146,7 +158,10 @@ class Engine:
         self._trainer.set_inner_state(local.inner)
         candidate = chain.find(base)
         result = self._trainer.pseudo_gradient(
-            candidate.state.parameters, indices.reshape(-1, request.batch), ask
+            candidate.state.parameters,
+            indices.reshape(-1, request.batch),
+            ask,
+            RoundMoment(request.round * self._local_steps, request.noise),
         )
         if stopped:
             return wire.Cancelled()
@@ -270,5 +285,7 @@ def check_quantizer(library: KernelLibrary) -> None:
 def cache_mark(spec: wire.ComputeSpec) -> str:
     """Name of the file that says: the kernels of this network are compiled for this device."""
     sources = [path.read_bytes() for path in sorted(source_folder().glob("*.cl"))]
-    settings = repr((spec.layers, spec.activation, spec.inner, spec.codec, spec.device)).encode()
+    recipe = Recipe.from_canonical(spec.recipe)
+    parts = (recipe.model, recipe.inner.batch, recipe.inner.optimizer, recipe.phases, spec.device)
+    settings = repr((*parts, recipe.averaging.codec)).encode()
     return f"compiled-{digest('kernels', settings, *sources).hex()[:32]}"

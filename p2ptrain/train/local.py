@@ -2,11 +2,15 @@
 
 A trainer owns a device's buffers and knows no network: shared parameters and sample indices come
 in, the pseudo-gradient goes out. The same inputs give the same bits on every conformant device,
-which is what makes a contribution auditable: start, indices, settings and inner state decide it.
+which is what makes a contribution auditable: start, indices, moment, settings and inner state
+decide it.
+
+A convnet that begins on smaller pictures has a plan for each size, recorded when the first step of
+its phase comes; all of them share the parameters and the optimiser.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +19,12 @@ from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import Device
 from p2ptrain.device.operations import Operations, Samples
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.graph import Plan, PlanShape, Weights
+from p2ptrain.model.batches import Network, StepShape
+from p2ptrain.model.convnet import ConvNetSpec
+from p2ptrain.model.graph import Moment, Plan, PlanShape
 from p2ptrain.model.initial import initial_parameters
-from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.model.parameters import Vector, check_vector
+from p2ptrain.model.recorder import Weights
 from p2ptrain.train.optimizers import InnerConfig, InnerOptimizer, InnerState
 
 # Steps between two looks at should_stop, each of which waits for the device: as many as a slow one
@@ -26,24 +32,71 @@ from p2ptrain.train.optimizers import InnerConfig, InnerOptimizer, InnerState
 STEPS_AT_ONCE = 8
 WORK_AT_ONCE_FLOPS = 5e8
 EVALUATION_BATCH = 256
+EVALUATION_ROWS_MAX = 2048  # predictions of an evaluation step: of a text there are many a sample
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """A classification data set.
+    """What is learned from, and by what it is judged.
 
-    x       (samples, inputs) float32
-    y       (samples,) int32 labels
-    test_x  (test samples, inputs) float32, held out
-    test_y  (test samples,) int32
+    Of a classification data set:
+      x       (samples, inputs) float32
+      y       (samples,) int32 labels
+      test_x  (test samples, inputs) float32, held out
+      test_y  (test samples,) int32
+    Of a text: x and test_x are streams of tokens, (tokens,) uint8; y and test_y are empty.
 
     A CPU trains on these very arrays: nobody may change them while there is a trainer.
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | NDArray[np.uint8]
     y: NDArray[np.int32]
-    test_x: NDArray[np.float32]
+    test_x: NDArray[np.float32] | NDArray[np.uint8]
     test_y: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Training steps on smaller pictures.
+
+    end_step  the first step of the run after it
+    side      height of the pictures
+    """
+
+    end_step: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How samples are shown in training; in evaluation they are shown as they are.
+
+    smoothing     share of a label that all classes divide
+    crop_padding  pixels by which pictures are shifted at random, at most
+    flip          whether half of them are mirrored
+    phases        steps on smaller pictures, at the start of the run
+    """
+
+    smoothing: float = 0.0
+    crop_padding: int = 0
+    flip: bool = False
+    phases: tuple[Phase, ...] = field(default=())
+
+    def side(self, step: int) -> int:
+        """Height of the pictures at a step of the run; 0: full size."""
+        return next((phase.side for phase in self.phases if step < phase.end_step), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMoment:
+    """When local steps are taken.
+
+    first_step  number of the first one in the run: round x local steps
+    noise       the round's key of random draws, 0 .. 2^64 - 1
+    """
+
+    first_step: int = 0
+    noise: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,55 +127,67 @@ class Trainer:
 
     def __init__(
         self,
-        device: Device,
-        spec: ModelSpec,
+        operations: Operations,
+        network: Network,
         inner: InnerConfig,
         data: TrainingData,
         seed: int,
-        library: KernelLibrary | None = None,
+        presentation: Presentation | None = None,
     ) -> None:
         """Put the data on the device and record the plans.
 
         Args:
-          seed     of the initial parameters
-          library  kernels already built for the device, to share them
+          operations  the kernels of a device (see open_operations)
+          seed        of the initial parameters
 
         Raises:
           ConfigError  the data does not fit the model
         """
-        check_data(data.x, data.y, spec)
-        check_data(data.test_x, data.test_y, spec)
-        self.spec = spec
+        check_data(data.x, data.y, network)
+        check_data(data.test_x, data.test_y, network)
+        device = operations.device
+        self.network = network
         self.inner = inner
-        self.operations = Operations(library or KernelLibrary(device))
-        self._device = device
+        self.operations = operations
+        self.sample_count = sample_count(network, len(data.x))
         self._seed = seed
-        self._sample_count = len(data.x)
-        size = spec.layout.padded_size
+        self._presentation = presentation or Presentation()
+        size = network.layout.padded_size
         # No launch writes the gradient's padding, so it stays zero.
         self._weights = Weights(device.zeros((size,)), device.zeros((size,)))
-        self._optimizer = InnerOptimizer(self.operations, inner, self._weights)
-        self._steps = Plan(
-            self.operations,
-            spec,
-            self._weights,
-            Samples(device.borrow(data.x), device.borrow(data.y)),
-            PlanShape(inner.batch, steps_at_once(spec, inner.batch)),
+        self._optimizer = InnerOptimizer(
+            operations, inner, self._weights, network.layout.decay_mask()
         )
-        self._test_count = len(data.test_x)
+        self._samples = Samples(device.borrow(data.x), device.borrow(data.y))
+        self._plans: dict[int, Plan] = {}
         self._test_weights = Weights(device.zeros((size,)), None)
-        self._test = Plan(
-            self.operations,
-            spec,
-            self._test_weights,
-            Samples(device.borrow(data.test_x), device.borrow(data.test_y)),
-            PlanShape(EVALUATION_BATCH, -(-self._test_count // EVALUATION_BATCH)),
-        )
-        self._load_test()
+        self._test_order = test_order(network, len(data.test_x))
+        self._test_samples = Samples(device.borrow(data.test_x), device.borrow(data.test_y))
+        self._test: Plan | None = None
+
+    def plan(self, step: int = 0) -> Plan:
+        """The plan of a step of the run; recorded when it is first asked for."""
+        side = self._presentation.side(step)
+        if side not in self._plans:
+            network = self.network
+            if side:
+                assert isinstance(network, ConvNetSpec), "a recipe of another kind has no phases"
+                network = network.resized(side)
+            show = self._presentation
+            batch = self.inner.batch
+            shape = StepShape(batch, side, show.crop_padding, show.flip, show.smoothing)
+            self._plans[side] = Plan(
+                self.operations,
+                network,
+                self._weights,
+                self._samples,
+                PlanShape(shape, steps_at_once(network, batch)),
+            )
+        return self._plans[side]
 
     def initial_parameters(self) -> Vector:
         """(padded_size,) float32, a function of the model and the seed alone."""
-        return initial_parameters(self.operations, self.spec, self._seed)
+        return initial_parameters(self.operations, self.network.layout, self._seed)
 
     def parameters(self) -> Vector:
         """Wait for the device and copy the current parameters, (padded_size,) float32."""
@@ -134,7 +199,7 @@ class Trainer:
         Args:
           vector  (padded_size,) float32, zero in the padding
         """
-        check_vector(vector, self.spec.layout.padded_size)
+        check_vector(vector, self.network.layout.padded_size)
         self._weights.parameters.write(vector)
 
     def inner_state(self) -> InnerState:
@@ -150,30 +215,34 @@ class Trainer:
         start: Vector,
         sample_indices: NDArray[np.int32],
         should_stop: Callable[[], bool] = lambda: False,
+        moment: RoundMoment | None = None,
     ) -> LocalResult:
         """Take local steps from the shared parameters.
 
         Args:
           start           (padded_size,) float32
-          sample_indices  (H, batch) int32, each 0 .. samples - 1
+          sample_indices  (H, batch) int32, each 0 .. sample_count - 1
           should_stop     asked every few steps, see steps_at_once; true ends the steps early
+          moment          when; None: the first step of the run
 
         Returns:
           the pseudo-gradient; it is finite only if the training has not diverged
         """
         self._check_indices(sample_indices)
         self.set_parameters(start)
+        when = moment or RoundMoment()
         losses: list[NDArray[np.float32]] = []
-        at_once = self._steps.shape.steps_max
-        for first in range(0, len(sample_indices), at_once):
-            if should_stop():
-                break
-            losses.append(self._run(sample_indices[first : first + at_once]))
-        loss = np.concatenate(losses) if losses else np.empty((0, self.inner.batch), np.float32)
+        done = 0
+        while done < len(sample_indices) and not should_stop():
+            plan = self.plan(when.first_step + done)
+            indices = sample_indices[done : done + plan.shape.steps_max]
+            losses.append(self._run(plan, indices, Moment(done, when.noise), when.first_step))
+            done += len(indices)
+        loss = np.concatenate(losses) if losses else np.empty(0, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             gradient = start - self.parameters()
         mean = float(loss.mean(dtype=np.float64)) if loss.size else float("nan")
-        return LocalResult(gradient, mean, loss.size)
+        return LocalResult(gradient, mean, done * self.inner.batch)
 
     def evaluate(self, parameters: Vector) -> Evaluation:
         """Loss and accuracy on the held-out samples; leaves the current parameters alone.
@@ -181,63 +250,110 @@ class Trainer:
         Args:
           parameters  (padded_size,) float32
         """
-        check_vector(parameters, self.spec.layout.padded_size)
+        check_vector(parameters, self.network.layout.padded_size)
+        if self._test is None:
+            shape = PlanShape(StepShape(self._test_order.shape[1]), len(self._test_order))
+            self._test = Plan(
+                self.operations, self.network, self._test_weights, self._test_samples, shape
+            )
+            self._test.load(self._test_order)
         self._test_weights.parameters.write(parameters)
-        steps = self._test.shape.steps_max
+        steps = len(self._test_order)
         for step in range(steps):
             self._test.enqueue(step)
         loss, correct = self._test.scores(steps)
-        count = self._test_count
+        count = int((self._test_order >= 0).sum()) * self.network.rows
         return Evaluation(
             float(loss.sum(dtype=np.float64)) / count, int(correct.sum()) / count, count
         )
 
-    def _run(self, indices: NDArray[np.int32]) -> NDArray[np.float32]:
-        self._steps.load(indices)
-        for step in range(len(indices)):
-            self._steps.enqueue(step)
-            self._optimizer.enqueue()
-        loss, _ = self._steps.scores(len(indices))
-        return loss
-
-    def _load_test(self) -> None:
-        shape = self._test.shape
-        rows = np.full(shape.steps_max * shape.batch, -1, np.int32)
-        rows[: self._test_count] = np.arange(self._test_count)
-        self._test.load(rows.reshape(shape.steps_max, shape.batch))
+    def _run(
+        self, plan: Plan, indices: NDArray[np.int32], moment: Moment, first_step: int
+    ) -> NDArray[np.float32]:
+        plan.load(indices, moment)
+        for slot in range(len(indices)):
+            plan.enqueue(slot)
+            self._optimizer.enqueue(first_step + moment.first_step + slot)
+        loss, _ = plan.scores(len(indices))
+        return loss.ravel()
 
     def _check_indices(self, indices: NDArray[np.int32]) -> None:
         if indices.dtype != np.int32 or indices.ndim != 2 or indices.shape[1] != self.inner.batch:
             raise ValueError(
                 f"indices of {indices.dtype} {indices.shape}, not int32 (H, {self.inner.batch})"
             )
-        if indices.size and not (indices.min() >= 0 and indices.max() < self._sample_count):
-            raise ValueError(f"indices outside 0 .. {self._sample_count - 1}")
+        if indices.size and not (indices.min() >= 0 and indices.max() < self.sample_count):
+            raise ValueError(f"indices outside 0 .. {self.sample_count - 1}")
 
 
-def steps_at_once(spec: ModelSpec, batch: int) -> int:
+def open_operations(device: Device) -> Operations:
+    """All kernels of a device."""
+    return Operations(KernelLibrary(device))
+
+
+def steps_at_once(network: Network, batch: int) -> int:
     """Steps that are enqueued before the device is waited for; no bit depends on it."""
-    step_flops = 6 * spec.layout.size * batch  # forward, and twice that backward
+    step_flops = 6 * network.products * batch  # forward, and twice that backward
     return max(1, min(STEPS_AT_ONCE, int(WORK_AT_ONCE_FLOPS / step_flops)))
 
 
-def check_data(x: NDArray[np.float32], y: NDArray[np.int32], spec: ModelSpec) -> None:
+def sample_count(network: Network, records: int) -> int:
+    """Samples in so many records, or tokens of a text: one begins at each but the last ones."""
+    return records if network.inputs else records - network.rows
+
+
+def test_order(network: Network, records: int) -> NDArray[np.int32]:
+    """Which held-out samples are evaluated in which step: all, each once; of a text, side by side.
+
+    Returns:
+      (steps, batch) int32, filled up with -1
+    """
+    stride = 1 if network.inputs else network.rows
+    starts = np.arange(0, sample_count(network, records), stride, dtype=np.int32)
+    batch = max(1, min(EVALUATION_BATCH, EVALUATION_ROWS_MAX // network.rows, len(starts)))
+    order = np.full(-(-len(starts) // batch) * batch, -1, np.int32)
+    order[: len(starts)] = starts
+    return order.reshape(-1, batch)
+
+
+def check_data(
+    x: NDArray[np.float32] | NDArray[np.uint8], y: NDArray[np.int32], network: Network
+) -> None:
     """See that samples and labels fit each other and the model.
 
     Raises:
       ConfigError  with what does not fit
     """
+    if not network.inputs:
+        check_text(x, network)
+        return
     if x.dtype != np.float32 or y.dtype != np.int32 or x.ndim != 2 or y.shape != (len(x),):
         raise ConfigError(f"data of {x.dtype} {x.shape} with labels of {y.dtype} {y.shape}")
     if not len(x):
         raise ConfigError("the data set has no samples in one of its splits")
-    if x.shape[1] != spec.inputs:
+    if x.shape[1] != network.inputs:
         raise ConfigError(
-            f"a sample has {x.shape[1]} values and the model {spec.inputs} inputs: "
-            f"set the first of layers to {x.shape[1]}"
+            f"a sample has {x.shape[1]} values and the model {network.inputs} inputs: "
+            f"set the first of layers to {x.shape[1]}, or input to the pictures' height, width "
+            "and channels"
         )
-    if y.min() < 0 or y.max() >= spec.classes:
+    if y.min() < 0 or y.max() >= network.classes:
         raise ConfigError(
-            f"labels go from {y.min()} to {y.max()} and the model has {spec.classes} classes: "
+            f"labels go from {y.min()} to {y.max()} and the model has {network.classes} classes: "
             f"set the last of layers to {int(y.max()) + 1}"
+        )
+
+
+def check_text(x: NDArray[np.float32] | NDArray[np.uint8], network: Network) -> None:
+    """See that a stream of tokens fits the model. Raises ConfigError."""
+    if x.dtype != np.uint8 or x.ndim != 1:
+        raise ConfigError(f"a gpt learns from a text, and the data are {x.dtype} {x.shape}")
+    if len(x) <= network.rows:
+        raise ConfigError(
+            f"a split of the text has {len(x)} tokens, and model.context = {network.rows} needs "
+            "at least one more: take a longer text or a shorter context"
+        )
+    if x.max() >= network.classes:
+        raise ConfigError(
+            f"the text has token {x.max()}: set model.vocabulary to {int(x.max()) + 1} or more"
         )

@@ -17,7 +17,6 @@ one round of training first, which compiles all there is, and exits.
 
 import contextlib
 import fcntl
-import mmap
 import os
 import select
 import subprocess
@@ -27,13 +26,11 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from p2ptrain.compress.blocks import MalformedShard, NotFinite
 from p2ptrain.errors import ConfigError, DeviceError
 from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.engine import Engine, cache_mark
-from p2ptrain.train.local import TrainingData
+from p2ptrain.train.memory import map_arrays
 from p2ptrain.train.states import UnknownBlock
 from p2ptrain.wire.digest import Digest
 
@@ -127,7 +124,7 @@ class Worker:
 
     def _open(self, request: wire.Open) -> wire.Opened:
         spec = wire.ComputeSpec(*request.spec)
-        data = map_data(self._data_fd, request.shapes)
+        data = map_arrays(self._data_fd, request.shapes)
         if spec.kernel_cache:
             warm_cache(Path(spec.kernel_cache) / cache_mark(spec), request, self._data_fd)
         self._engine = Engine(spec, data)
@@ -141,19 +138,6 @@ class Worker:
             else:
                 self._waiting.append((number, request))
         return self._cancelled
-
-
-def map_data(data_fd: int, shapes: tuple[int, int, int]) -> TrainingData:
-    """The arrays in the memfd, as the node laid them out; nothing is copied."""
-    n, t, d = shapes
-    content = mmap.mmap(data_fd, 0, prot=mmap.PROT_READ)
-    ends = np.cumsum([4 * n * d, 4 * n, 4 * t * d, 4 * t])
-    return TrainingData(
-        x=np.frombuffer(content, "<f4", n * d).reshape(n, d),
-        y=np.frombuffer(content, "<i4", n, ends[0]),
-        test_x=np.frombuffer(content, "<f4", t * d, ends[1]).reshape(t, d),
-        test_y=np.frombuffer(content, "<i4", t, ends[2]),
-    )
 
 
 def warm_cache(mark: Path, request: wire.Open, data_fd: int) -> None:
@@ -181,10 +165,11 @@ def compile_all(pipe: Pipe, data_fd: int) -> None:
     _, request = pipe.receive()
     assert isinstance(request, wire.Open)
     spec = wire.ComputeSpec(*request.spec)
-    engine = Engine(spec, map_data(data_fd, request.shapes))
+    engine = Engine(spec, map_arrays(data_fd, request.shapes))
     engine.answer(wire.Initial(WARM_BLOCK))
     batch = engine.batch
-    engine.train(wire.Train(bytes(4 * batch), batch), lambda: False)
+    for first_round in engine.phases:
+        engine.train(wire.Train(bytes(4 * batch), batch, first_round), lambda: False)
     engine.answer(wire.Evaluate())
 
 

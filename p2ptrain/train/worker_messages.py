@@ -33,11 +33,13 @@ class TrainingArrays:
 
     x       (N, d) float32     test_x  (T, d) float32
     y       (N,) int32         test_y  (T,) int32
+
+    Of a text x and test_x are (N,) and (T,) uint8, its tokens, and y and test_y are empty.
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | NDArray[np.uint8]
     y: NDArray[np.int32]
-    test_x: NDArray[np.float32]
+    test_x: NDArray[np.float32] | NDArray[np.uint8]
     test_y: NDArray[np.int32]
 
 
@@ -45,26 +47,13 @@ class TrainingArrays:
 class ComputeSpec:
     """All that the compute process must know of a recipe and of this machine.
 
-    layers, activation       as in the recipe's [model]
-    inner                    the recipe's [inner], as sorted (key, value) pairs
-    outer_optimizer          "plain" or "nesterov"; outer_learning_rate and outer_momentum with it
-    codec                    4: int4 blocks, 8: int8 blocks
-    shard_values             values in a shard, a multiple of CODEC_BLOCK
-    seed                     of the initial parameters
-    device                   which OpenCL device; "": PoCL's CPU
-    threads                  of the device, if it is a CPU; 0: all
-    kernel_cache             folder for compiled kernels; "": the default one
+    recipe        its canonical bytes
+    device        which OpenCL device; "": PoCL's CPU
+    threads       of the device, if it is a CPU; 0: all
+    kernel_cache  folder for compiled kernels; "": the default one
     """
 
-    layers: tuple[int, ...]
-    activation: str
-    inner: tuple[tuple[str, int | float | str], ...]
-    outer_optimizer: str
-    outer_learning_rate: float
-    outer_momentum: float
-    codec: int
-    shard_values: int
-    seed: int
+    recipe: bytes
     device: str = ""
     threads: int = 0
     kernel_cache: str = ""
@@ -76,7 +65,7 @@ class Open:
     """Choose the device, test it, build the network. Answer: Opened.
 
     spec    fields of a ComputeSpec, in order
-    shapes  of x and test_x in the memfd: (N, T, d)
+    shapes  of x and test_x in the memfd: (N, T, d); d = 0: N and T tokens of text, a byte each
     """
 
     spec: tuple[Any, ...]
@@ -103,10 +92,14 @@ class Train:
     """Local steps from the base, then compression. Answer: Trained, or Cancelled.
 
     indices  (steps, batch) int32-LE, rows of x
+    round    number of the round, which the learning rate and the size of pictures depend on
+    noise    key of the random draws, 0 .. 2^64 - 1
     """
 
     indices: bytes
     batch: int
+    round: int = 0
+    noise: int = 0
 
 
 @dataclass(frozen=True, slots=True)

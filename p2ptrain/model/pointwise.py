@@ -1,0 +1,107 @@
+"""Layers that take each value by itself: dropout, and activations that nothing else takes along."""
+
+from dataclasses import dataclass
+from math import prod
+
+from p2ptrain.device.dropout import Dropout, dropout
+from p2ptrain.device.kernels import Launch
+from p2ptrain.device.opencl import DeviceArray
+from p2ptrain.model.layers import Backward, Place, Shape
+from p2ptrain.model.parameters import TensorSpec
+from p2ptrain.model.recorder import Recorder, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """relu or gelu behind a layer that has no activation of its own."""
+
+    name: str
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """elementwise.cl, which all networks use."""
+        return frozenset()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def result(self, shape: Shape) -> Shape:
+        """The same shape."""
+        return shape
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """None."""
+        return []
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record the activation, as that of a dense layer whose bias is zero."""
+        operations = recorder.operations
+        rows = (prod(x.shape[:-1]), x.shape[-1])
+        zeros = operations.device.zeros((x.shape[-1],))
+        y = recorder.value(*x.shape)
+
+        def forward(x: DeviceArray, y: DeviceArray) -> list[Launch]:
+            z, a = x.viewed_as(rows, x.dtype), y.viewed_as(rows, y.dtype)
+            return [operations.bias_activation(self.name, z, zeros, a, 0)]
+
+        def gradient(x: DeviceArray, d: DeviceArray) -> list[Launch]:
+            z = x.viewed_as(rows, x.dtype)
+            return [operations.activation_backward(self.name, z, d.viewed_as(rows, d.dtype))]
+
+        recorder.launch(forward, x, y)
+
+        def backward(d: Value) -> Value | None:
+            recorder.launch(gradient, x, d)
+            return d
+
+        return y, backward
+
+
+@dataclass(frozen=True, slots=True)
+class DropoutLayer:
+    """In training, zeros a share of the values and scales the others up (Srivastava et al. 2014).
+
+    The draws depend on the round's noise, the step and the layer's place alone.
+    """
+
+    rate: float
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """dropout.cl."""
+        return frozenset({"dropout"})
+
+    def __str__(self) -> str:
+        return f"dropout {self.rate:g}"
+
+    def result(self, shape: Shape) -> Shape:
+        """The same shape."""
+        return shape
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """None."""
+        return []
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record it, or nothing in a plan that only evaluates."""
+        if not recorder.trains:
+            return x, lambda d: d
+        operations = recorder.operations
+        drop = Dropout(prod(x.shape), self.rate, place.stream)
+        y = recorder.value(*x.shape)
+        recorder.launch(lambda x, y: dropout(operations, drop, x, y), x, y)
+
+        def backward(d: Value) -> Value | None:
+            dx = recorder.value(*x.shape)  # a residual branch begins here: d is needed elsewhere
+            recorder.launch(lambda d, dx: dropout(operations, drop, d, dx), d, dx)
+            return dx
+
+        return y, backward

@@ -1,0 +1,399 @@
+"""The layers of convolutional networks. Pictures are (batch, height, width, channels).
+
+A convolution's kernel is stored as (k, k, channels in, channels out), so that it is a matrix whose
+rows are what a pixel of the output sees; PyTorch's is (out, in, k, k).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from p2ptrain.device.convolution import (
+    Activation,
+    ConvShape,
+    ConvWeights,
+    conv_forward,
+    conv_input_gradient,
+    conv_weight_gradient,
+)
+from p2ptrain.device.groupnorm import (
+    GroupNorm,
+    GroupNormBackward,
+    group_norm_backward,
+    group_norm_forward,
+)
+from p2ptrain.device.kernels import Launch
+from p2ptrain.device.opencl import DeviceArray
+from p2ptrain.device.pooling import (
+    PoolShape,
+    average_pool_backward,
+    average_pool_forward,
+    global_pool_backward,
+    global_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+)
+from p2ptrain.device.residual import add_backward, add_forward, add_gradients
+from p2ptrain.errors import ConfigError
+from p2ptrain.model.layers import Backward, Layer, Place, Shape, he_bound, image_shape
+from p2ptrain.model.parameters import TensorSpec
+from p2ptrain.model.recorder import Recorder, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d:
+    """A convolution, with its bias and a ReLU if wanted."""
+
+    kernel: int
+    channels: int
+    stride: int
+    padding: int
+    has_bias: bool = True
+    relu: bool = False
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """conv.cl."""
+        return frozenset({"conv"})
+
+    def __str__(self) -> str:
+        return f"conv {self.kernel}x{self.kernel} {self.channels}"
+
+    def result(self, shape: Shape) -> Shape:
+        """Height and width as the stride and the padding make them. Raises ConfigError."""
+        height, width, _ = image_shape(self, shape)
+        sides = [
+            (side + 2 * self.padding - self.kernel) // self.stride + 1 for side in (height, width)
+        ]
+        if min(sides) < 1:
+            raise ConfigError(
+                f"{self}: a picture of {height} x {width} is smaller than the kernel; take out a "
+                "pool or a stride before it, or give it padding"
+            )
+        return (*sides, self.channels)
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """Weight (k, k, in, out), bias (out,)."""
+        channels = image_shape(self, shape)[2]
+        form = (self.kernel, self.kernel, channels, self.channels)
+        bound = he_bound(self.kernel**2 * channels)
+        weight = TensorSpec(f"{name}.weight", form, bound=bound)
+        return [weight, TensorSpec(f"{name}.bias", (self.channels,))] if self.has_bias else [weight]
+
+    def products(self, shape: Shape) -> int:
+        """Pixels out times weights."""
+        height, width, channels_out = self.result(shape)
+        return height * width * channels_out * self.kernel**2 * shape[2]
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record the convolution."""
+        batch, height, width, channels = x.shape
+        operations = recorder.operations
+        shape = ConvShape(
+            batch, height, width, channels, self.channels, self.kernel, self.stride, self.padding
+        )
+        weight = recorder.offsets[f"{place.name}.weight"]
+        bias = recorder.offsets[f"{place.name}.bias"] if self.has_bias else None
+        weights = ConvWeights(recorder.parameters, weight, bias)
+        y = recorder.value(batch, *self.result((height, width, channels)))
+        activation: Activation = "relu" if self.relu else "none"
+        recorder.launch(
+            lambda x, y: conv_forward(operations, shape, x, y, weights, activation), x, y
+        )
+
+        def backward(d: Value) -> Value | None:
+            gradient = recorder.gradient
+            assert gradient is not None
+            if self.relu:
+                recorder.launch(lambda y, d: add_backward(operations, y, d), y, d)
+            recorder.launch(
+                lambda x, d: conv_weight_gradient(operations, shape, x, d, gradient, weight), x, d
+            )
+            if bias is not None:
+                pixels = (y.shape[0] * y.shape[1] * y.shape[2], self.channels)
+
+                def sums(d: DeviceArray, offset: int = bias) -> list[Launch]:
+                    rows = d.viewed_as(pixels, d.dtype)
+                    return [operations.column_sums(rows, gradient, offset)]
+
+                recorder.launch(sums, d)
+            if place.is_first:
+                return None
+            dx = recorder.value(*x.shape)
+            recorder.launch(
+                lambda d, dx: conv_input_gradient(operations, shape, d, dx, weights), d, dx
+            )
+            return dx
+
+        return y, backward
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNormalisation:
+    """Mean 0 and deviation 1 over pixels and a group's channels; then scale, shift, ReLU.
+
+    fill  what the scale starts as; 0 lets a residual branch begin as nothing (Goyal et al. 2017,
+          arXiv:1706.02677, section 5.1)
+    """
+
+    groups: int
+    relu: bool = False
+    fill: float = 1.0
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """groupnorm.cl."""
+        return frozenset({"groupnorm"})
+
+    def __str__(self) -> str:
+        return f"norm {self.groups}"
+
+    def result(self, shape: Shape) -> Shape:
+        """The same shape. Raises ConfigError if the groups do not divide the channels."""
+        channels = image_shape(self, shape)[2]
+        if channels % self.groups:
+            raise ConfigError(
+                f"{self}: {channels} channels cannot be cut into {self.groups} groups"
+            )
+        return shape
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """Scale and shift, (channels,) each."""
+        form = (shape[2],)
+        return [
+            TensorSpec(f"{name}.weight", form, fill=self.fill),
+            TensorSpec(f"{name}.bias", form),
+        ]
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record the normalisation."""
+        batch, height, width, channels = x.shape
+        operations, parameters = recorder.operations, recorder.parameters
+        scale, shift = (recorder.offsets[f"{place.name}.{kind}"] for kind in ("weight", "bias"))
+        norm = GroupNorm(batch, height * width, channels, self.groups, scale, shift, self.relu)
+        y, stats = recorder.value(*x.shape), recorder.value(batch, self.groups, 2)
+        recorder.launch(
+            lambda x, y, stats: group_norm_forward(operations, norm, x, parameters, y, stats),
+            x, y, stats,
+        )  # fmt: skip
+
+        def backward(d: Value) -> Value | None:
+            gradient = recorder.gradient
+            assert gradient is not None
+            dx = recorder.value(*x.shape)
+            recorder.launch(
+                lambda *arrays: group_norm_backward(
+                    operations, norm, GroupNormBackward(*arrays), parameters, gradient
+                ),
+                x, y, stats, d, dx,
+            )  # fmt: skip
+            return dx
+
+        return y, backward
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """The maximum or the mean of size x size pixels; windows over the edge are left out."""
+
+    kind: str
+    size: int
+    stride: int
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """pool.cl."""
+        return frozenset({"pool"})
+
+    def __str__(self) -> str:
+        return f"{self.kind}-pool {self.size}"
+
+    def result(self, shape: Shape) -> Shape:
+        """Fewer pixels. Raises ConfigError if none is left."""
+        height, width, channels = image_shape(self, shape)
+        if min(height, width) < self.size:
+            raise ConfigError(f"{self}: a picture of {height} x {width} is smaller than the window")
+        sides = ((side - self.size) // self.stride + 1 for side in (height, width))
+        return (*sides, channels)
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """None."""
+        return []
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record the pool."""
+        operations = recorder.operations
+        forward = max_pool_forward if self.kind == "max" else average_pool_forward
+        batch, height, width, channels = x.shape
+        shape = PoolShape(batch, height, width, channels, self.size, self.stride)
+        y = recorder.value(batch, *self.result((height, width, channels)))
+        recorder.launch(lambda x, y: forward(operations, shape, x, y), x, y)
+
+        def backward(d: Value) -> Value | None:
+            if place.is_first:
+                return None
+            dx = recorder.value(*x.shape)
+            if self.kind == "average":
+                recorder.launch(
+                    lambda d, dx: average_pool_backward(operations, shape, d, dx), d, dx
+                )
+                return dx
+            recorder.launch(
+                lambda x, y, d, dx: max_pool_backward(operations, shape, x, y, d, dx), x, y, d, dx
+            )
+            return dx
+
+        return y, backward
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPooling:
+    """The mean over all pixels."""
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """pool.cl."""
+        return frozenset({"pool"})
+
+    def __str__(self) -> str:
+        return "global-pool"
+
+    def result(self, shape: Shape) -> Shape:
+        """(channels,)."""
+        return (image_shape(self, shape)[2],)
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """None."""
+        return []
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record the mean."""
+        operations = recorder.operations
+        batch, height, width, channels = x.shape
+        shape = PoolShape(batch, height, width, channels, 1, 1)
+        y = recorder.value(batch, channels)
+        recorder.launch(lambda x, y: global_pool_forward(operations, shape, x, y), x, y)
+
+        def backward(d: Value) -> Value | None:
+            if place.is_first:
+                return None
+            dx = recorder.value(*x.shape)
+            recorder.launch(lambda d, dx: global_pool_backward(operations, shape, d, dx), d, dx)
+            return dx
+
+        return y, backward
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualBlock:
+    """relu(norm(conv(relu(norm(conv(x))))) + shortcut(x)): He et al. 2015, arXiv:1512.03385.
+
+    The shortcut is x itself, or a 1x1 convolution and a norm where the shapes differ.
+    """
+
+    channels: int
+    stride: int
+    groups: int
+
+    def __str__(self) -> str:
+        return f"residual {self.channels}"
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """conv.cl, groupnorm.cl, residual.cl."""
+        return frozenset({"conv", "groupnorm", "residual"})
+
+    def body(self, name: str) -> list[tuple[str, Layer]]:
+        """The branch that learns a difference; it begins as nothing."""
+        return [
+            (f"{name}.conv1", Conv2d(3, self.channels, self.stride, 1, has_bias=False)),
+            (f"{name}.norm1", GroupNormalisation(self.groups, relu=True)),
+            (f"{name}.conv2", Conv2d(3, self.channels, 1, 1, has_bias=False)),
+            (f"{name}.norm2", GroupNormalisation(self.groups, fill=0.0)),
+        ]
+
+    def shortcut(self, name: str, shape: Shape) -> list[tuple[str, Layer]]:
+        """What x goes through beside the body; nothing if the shapes agree."""
+        if self.stride == 1 and shape[2] == self.channels:
+            return []
+        return [
+            (f"{name}.shortcut", Conv2d(1, self.channels, self.stride, 0, has_bias=False)),
+            (f"{name}.shortcut_norm", GroupNormalisation(self.groups)),
+        ]
+
+    def _paths(self, name: str, shape: Shape) -> tuple[Sequence[tuple[str, Layer]], ...]:
+        return self.body(name), self.shortcut(name, shape)
+
+    def result(self, shape: Shape) -> Shape:
+        """As of its convolutions. Raises ConfigError."""
+        image_shape(self, shape)
+        for _, layer in self.body(""):
+            shape = layer.result(shape)
+        return shape
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """Of the body, then of the shortcut."""
+        tensors: list[TensorSpec] = []
+        for path in self._paths(name, shape):
+            here = shape
+            for part, layer in path:
+                tensors += layer.tensors(part, here)
+                here = layer.result(here)
+        return tensors
+
+    def products(self, shape: Shape) -> int:
+        """Of all its convolutions."""
+        count = 0
+        for path in self._paths("", shape):
+            here = shape
+            for _, layer in path:
+                count += layer.products(here)
+                here = layer.result(here)
+        return count
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record both paths and their sum."""
+        operations = recorder.operations
+        ends, backs = [], []
+        for path in self._paths(place.name, x.shape[1:]):
+            here, path_backs = x, []
+            for i, (name, layer) in enumerate(path):
+                part = replace(place, name=name, is_first=place.is_first and i == 0)
+                here, back = layer.record(recorder, part, here)
+                path_backs.append(back)
+            ends.append(here)
+            backs.append(path_backs)
+        y = recorder.value(*ends[0].shape)
+        recorder.launch(lambda a, b, y: add_forward(operations, a, b, y, True), *ends, y)
+
+        def backward(d: Value) -> Value | None:
+            recorder.launch(lambda y, d: add_backward(operations, y, d), y, d)
+            # Neither path ends in a ReLU, so none of them overwrites d, which both need.
+            gradients: list[Value | None] = []
+            for path_backs in backs:
+                gradient: Value | None = d
+                for back in reversed(path_backs):
+                    assert gradient is not None
+                    gradient = back(gradient)
+                gradients.append(gradient)
+            body, shortcut = gradients
+            if body is None or shortcut is None:
+                return None
+            dx = recorder.value(*x.shape)
+            recorder.launch(
+                lambda a, b, dx: add_gradients(operations, a, b, dx), body, shortcut, dx
+            )
+            return dx
+
+        return y, backward
