@@ -14,32 +14,30 @@
  * to right, and the result flushed. What runs along K:
  *   forward          (ky, kx, c), c fastest. Positions outside x take part as +0.
  *   input gradient   (ky, kx, n), n fastest, ky and kx descending, over those ky and kx alone that
- *                    meet a pixel of the output's grid: ky = y + p modulo s. Pixels that lie
- *                    outside d take part as +0; positions between strides take no part.
+ *                    meet the pixel: ky = y + p modulo s. Positions outside d take part as +0, and
+ *                    those between strides take no part. A pixel that no tap meets is +0.
  *   weight gradient  (b, y, x') of the output, x' fastest. Positions outside x take part as +0.
- *
- * Correlation. Forward and input gradient are one kernel, which slides taps_y x taps_x taps over an
- * image with a stride, from an origin on. The gradient falls into s x s phases, the pixels of x that
- * meet the same ky and kx: each is a correlation of d with stride 1, whose results lie `step` pixels
- * apart. Pixels of a phase without taps are +0.
  *
  * Two versions with equal bits:
  *   *_naive  one work-item for a result, 64 in a group; for GPUs and as the definition in C
  *   *_tiled  for CPUs, where a work-group of one work-item is one task:
  *
- *     weights in panels [panel][K][NR]    pack_weights or pack_flipped, padded with zeros
- *     rows of the image, with borders     copied by each task into local memory, so that the
- *                                         values of a result lie in taps_y runs of taps_x C floats
- *     MR results x NR channels            accumulators in registers; one value of the image is
- *                                         broadcast to a row of them
+ *     rows of the image, with borders   copied by each task into local memory ("slots")
+ *     weights in panels [panel][K][NR]  by pack_weights or pack_flipped, padded with zeros
+ *     a tile of MR results x NR         accumulators in registers. Step k of result m reads
+ *                                       slots[steps[k] + at[m]], from two tables in local memory,
+ *                                       and broadcasts it to a row of the panel.
  *
- *   For the weight gradient a tile is MR rows of the matrix (K, N) x NR channels, and a task has
- *   a few tiles and goes through all chunks; or, where there are few tiles, it has all tiles and a
- *   few chunks, whose sums add_chunks adds up.
+ *   Slots: output row y reads slots y row_step + (0 .. taps), row_step = min(stride, taps), so a
+ *   row that two output rows read is there once and a row that none reads is not; columns alike.
  *
- * Image rows in local memory ("slots"): output row y reads slots base + y row_step + (0 .. taps_y),
- * where row_step = min(stride, taps_y): rows that two output rows share are there once, rows that
- * none reads are not. The same holds for columns.
+ *   Input gradient: the pixels of x fall into s x s phases by y mod s and x mod s. All pixels of a
+ *   phase meet the same taps, and so it is a correlation of d with stride 1. A task does all phases
+ *   of its rows from one copy of d.
+ *
+ *   Weight gradient: a tile is MR rows of the matrix (K, N) x NR channels, and its steps are the
+ *   pixels of a chunk. A task has some tiles and goes through all chunks; or, where there are few
+ *   tiles, it has all of them and some chunks, and add_chunks adds the chunks' sums.
  *
  * Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008; Chetlur et al.,
  * cuDNN: efficient primitives for deep learning, 2014, arXiv:1410.0759 (implicit product).
@@ -53,50 +51,81 @@
 
 /* --- the simple version ---------------------------------------------------------------------- */
 
-/* Global size (N, pixels of the grid); weights as [panel][K][panel width]. */
-__kernel void correlate_naive(
-    __global const float *restrict image, const int height, const int width, const int C,
-    __global const float *restrict weights, const int w_offset, const int panel_width,
-    __global const float *restrict bias, const int bias_offset, const int relu,
-    __global float *restrict z, const int z_height, const int z_width, const int N,
-    const int grid_height, const int grid_width, const int first_y, const int first_x,
-    const int step, const int taps_y, const int taps_x, const int stride, const int origin_y,
-    const int origin_x)
+/* One more factor pair of a sum in the canonical order; k counts the pairs, K of them in all. */
+#define ADD_PRODUCT(a, b)                                                                   \
+    chunk = fused((a), (b), chunk);                                                         \
+    k++;                                                                                    \
+    if (k % KC == 0 || k == K) {                                                            \
+        sum = k <= KC ? chunk : sum + chunk;                                                \
+        chunk = 0.0f;                                                                       \
+    }
+
+/* Global size (N, pixels of z). */
+__kernel void conv_naive(__global const float *restrict image, const int height, const int width,
+                         const int C, __global const float *restrict parameters, const int w_offset,
+                         const int bias_offset, const int relu, __global float *restrict z,
+                         const int z_height, const int z_width, const int N, const int taps,
+                         const int stride, const int padding)
 {
     const int n = get_global_id(0);
+    const int pixel = get_global_id(1);
     if (n >= N)
         return;
-    const int pixel = get_global_id(1);
-    const int x = pixel % grid_width;
-    const int y = pixel / grid_width % grid_height;
-    const size_t b = pixel / grid_width / grid_height;
-    const int K = taps_y * taps_x * C;
-    __global const float *w = weights + w_offset + (size_t)(n / panel_width) * panel_width * K +
-                              n % panel_width;
+    const int x = pixel % z_width * stride - padding;
+    const int y = pixel / z_width % z_height * stride - padding;
+    const size_t b = pixel / z_width / z_height;
+    __global const float *source = image + b * height * width * C;
+    __global const float *w = parameters + w_offset + n;
+    const int K = taps * taps * C;
     float sum = 0.0f;
     float chunk = 0.0f;
     int k = 0;
-    for (int ky = 0; ky < taps_y; ky++)
-        for (int kx = 0; kx < taps_x; kx++) {
-            const int iy = y * stride + origin_y + ky;
-            const int ix = x * stride + origin_x + kx;
-            const int inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
+    for (int iy = y; iy < y + taps; iy++)
+        for (int ix = x; ix < x + taps; ix++) {
+            const int is_inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
             for (int c = 0; c < C; c++) {
-                const float value =
-                    inside ? image[((b * height + iy) * width + ix) * C + c] : 0.0f;
-                chunk = fused(value, w[(size_t)k * panel_width], chunk);
-                k++;
-                if (k % KC == 0 || k == K) {
-                    sum = k <= KC ? chunk : sum + chunk;
-                    chunk = 0.0f;
-                }
+                const float value = is_inside ? source[((size_t)iy * width + ix) * C + c] : 0.0f;
+                ADD_PRODUCT(value, w[(size_t)k * N])
             }
         }
-    if (bias_offset >= 0)
-        sum = sum + bias[bias_offset + n];
-    sum = flush_tiny(sum);
-    const size_t to = (b * z_height + first_y + y * step) * z_width + first_x + x * step;
-    z[to * N + n] = relu && sum <= 0.0f ? 0.0f : sum;
+    sum = flush_tiny(bias_offset < 0 ? sum : sum + parameters[bias_offset + n]);
+    z[(size_t)pixel * N + n] = relu && sum <= 0.0f ? 0.0f : sum;
+}
+
+/* Global size (C, pixels of x). */
+__kernel void input_gradient_naive(__global const float *restrict d, const int d_height,
+                                   const int d_width, const int N,
+                                   __global const float *restrict parameters, const int w_offset,
+                                   __global float *restrict dx, const int height, const int width,
+                                   const int C, const int taps, const int stride,
+                                   const int padding)
+{
+    const int c = get_global_id(0);
+    const int pixel = get_global_id(1);
+    if (c >= C)
+        return;
+    const int x = pixel % width + padding;
+    const int y = pixel / width % height + padding;
+    __global const float *source = d + (size_t)(pixel / width / height) * d_height * d_width * N;
+    const int taps_y = (taps - y % stride + stride - 1) / stride;
+    const int taps_x = (taps - x % stride + stride - 1) / stride;
+    const int K = taps_y * taps_x * N;
+    float sum = 0.0f;
+    float chunk = 0.0f;
+    int k = 0;
+    for (int jy = taps_y - 1; jy >= 0; jy--)
+        for (int jx = taps_x - 1; jx >= 0; jx--) {
+            const int iy = y / stride - jy;
+            const int ix = x / stride - jx;
+            const int is_inside = iy >= 0 && iy < d_height && ix >= 0 && ix < d_width;
+            const int tap = (y % stride + jy * stride) * taps + x % stride + jx * stride;
+            __global const float *w = parameters + w_offset + ((size_t)tap * C + c) * N;
+            for (int n = 0; n < N; n++) {
+                const float value = is_inside ? source[((size_t)iy * d_width + ix) * N + n] : 0.0f;
+                ADD_PRODUCT(value, w[n])
+            }
+        }
+    dx[(size_t)pixel * C + c] = flush_tiny(sum);
 }
 
 /* Global size (N, taps taps C). */
@@ -104,70 +133,81 @@ __kernel void weight_gradient_naive(
     __global const float *restrict image, const int height, const int width, const int C,
     __global const float *restrict d, const int d_height, const int d_width, const int N,
     __global float *restrict gradient, const int offset, const int taps, const int stride,
-    const int origin, const int pixels)
+    const int padding, const int K)
 {
     const int n = get_global_id(0);
+    const int row = get_global_id(1);
     if (n >= N)
         return;
-    const int row = get_global_id(1);
     const int c = row % C;
     const int kx = row / C % taps;
     const int ky = row / C / taps;
     float sum = 0.0f;
-    for (int p0 = 0; p0 < pixels; p0 += KC) {
-        float chunk = 0.0f;
-        for (int p = p0; p < MIN(pixels, p0 + KC); p++) {
-            const int ix = p % d_width * stride + origin + kx;
-            const int iy = p / d_width % d_height * stride + origin + ky;
-            const size_t b = p / d_width / d_height;
-            const int inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
-            const float value = inside ? image[((b * height + iy) * width + ix) * C + c] : 0.0f;
-            chunk = fused(value, d[(size_t)p * N + n], chunk);
-        }
-        sum = p0 == 0 ? chunk : sum + chunk;
+    float chunk = 0.0f;
+    for (int k = 0; k < K;) {
+        const int ix = k % d_width * stride - padding + kx;
+        const int iy = k / d_width % d_height * stride - padding + ky;
+        const size_t b = k / d_width / d_height;
+        const int is_inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
+        const float value = is_inside ? image[((b * height + iy) * width + ix) * C + c] : 0.0f;
+        ADD_PRODUCT(value, d[(size_t)k * N + n])
     }
     gradient[offset + (size_t)row * N + n] = flush_tiny(sum);
 }
 
 /* --- weights as panels ----------------------------------------------------------------------- */
 
-/* The matrix (K, N) at offset as [panel][K][panel_width]. Global size (panels, taps). */
+/* The matrix (K, N) at offset as [panel][K][NR]. Global size (panels, taps taps). */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void pack_weights(__global const float *restrict parameters, const int offset,
-                  __global float *restrict packed, const int panel_width, const int C, const int N)
+                  __global float *restrict packed, const int C, const int N)
 {
-    const int n0 = get_group_id(0) * panel_width;
+    const int n0 = get_group_id(0) * NR;
     const int k0 = get_group_id(1) * C;
     const int K = get_num_groups(1) * C;
-    const int columns = MIN(panel_width, N - n0);
+    const int columns = MIN(NR, N - n0);
     __global const float *source = parameters + offset + (size_t)k0 * N + n0;
-    __global float *panel = packed + (size_t)n0 * K + (size_t)k0 * panel_width;
-    for (int c = 0; c < C; c++)
-        for (int n = 0; n < panel_width; n++)
-            panel[(size_t)c * panel_width + n] = n < columns ? source[(size_t)c * N + n] : 0.0f;
+    __global float *panel = packed + (size_t)n0 * K + (size_t)k0 * NR;
+    if (columns == NR)
+        for (int c = 0; c < C; c++)
+            for (int n = 0; n < NR; n++)
+                panel[(size_t)c * NR + n] = source[(size_t)c * N + n];
+    else
+        for (int c = 0; c < C; c++)
+            for (int n = 0; n < NR; n++)
+                panel[(size_t)c * NR + n] = n < columns ? source[(size_t)c * N + n] : 0.0f;
+}
+
+/* How many of the taps 0, 1 .. belong to phases under this one, in one direction. */
+static inline int taps_before(const int taps, const int stride, const int phase)
+{
+    return taps / stride * phase + MIN(taps % stride, phase);
 }
 
 /*
- * The taps of one phase, last tap first and with the channels exchanged, as
- * [panel of C][taps_y taps_x N][panel_width]. Global size (panels, taps_y taps_x).
+ * The weights by phase (ky mod stride, kx mod stride), and in it as
+ * [panel of C][ky, kx descending, n][NR]. Global size (panels, taps taps).
  */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void pack_flipped(__global const float *restrict parameters, const int offset,
-                  __global float *restrict packed, const int panel_width, const int C, const int N,
-                  const int taps, const int stride, const int phase_y, const int phase_x,
-                  const int taps_y, const int taps_x)
+                  __global float *restrict packed, const int C, const int N, const int taps,
+                  const int stride)
 {
-    const int c0 = get_group_id(0) * panel_width;
-    const int tap = get_group_id(1);
-    const int columns = MIN(panel_width, C - c0);
-    const int ky = phase_y + stride * (taps_y - 1 - tap / taps_x);
-    const int kx = phase_x + stride * (taps_x - 1 - tap % taps_x);
+    const int c0 = get_group_id(0) * NR;
+    const int ky = get_group_id(1) / taps;
+    const int kx = get_group_id(1) % taps;
+    const int columns = MIN(NR, C - c0);
+    const int taps_y = (taps - ky % stride + stride - 1) / stride;
+    const int taps_x = (taps - kx % stride + stride - 1) / stride;
+    const size_t before = taps_before(taps, stride, ky % stride) * taps +
+                          taps_y * taps_before(taps, stride, kx % stride);
+    const int place = (taps_y - 1 - ky / stride) * taps_x + taps_x - 1 - kx / stride;
     __global const float *source = parameters + offset + ((size_t)(ky * taps + kx) * C + c0) * N;
-    __global float *panel = packed + (size_t)c0 * taps_y * taps_x * N +
-                            (size_t)tap * N * panel_width;
-    for (int n = 0; n < N; n++)
-        for (int c = 0; c < panel_width; c++)
-            panel[(size_t)n * panel_width + c] = c < columns ? source[(size_t)c * N + n] : 0.0f;
+    __global float *panel = packed + before * get_num_groups(0) * NR * N +
+                            (size_t)c0 * taps_y * taps_x * N + (size_t)place * N * NR;
+    for (int c = 0; c < NR; c++)
+        for (int n = 0; n < N; n++)
+            panel[(size_t)n * NR + c] = c < columns ? source[(size_t)c * N + n] : 0.0f;
 }
 
 /* --- rows of the image with their borders ----------------------------------------------------- */
@@ -239,64 +279,97 @@ static inline void load_rows(__global const float *restrict image, __local float
     }
 }
 
-/* --- correlation, tiled ------------------------------------------------------------------------ */
+/* --- forward and input gradient, tiled -------------------------------------------------------- */
 
-/* The sums of a tile: row m of it reads runs of the image from source + at[m] on. */
-static inline WIDE void correlate_tile(__local const float *restrict source, const int *at,
-                                       __global const float *restrict panel,
-                                       vector sum[MR][NV], const int run, const int pitch,
-                                       const int K)
+/* Steps of a result: taps_y x taps_x pixels of C values from slots + from on. Returns how many. */
+static inline int list_steps(__local int *restrict steps, const int from, const int taps_y,
+                             const int taps_x, const int pitch, const int C)
 {
-    int j = 0; /* place in the run */
-    for (int k0 = 0; k0 < K; k0 += KC) {
-        vector acc[MR][NV];
-#pragma unroll
-        for (int m = 0; m < MR; m++)
-#pragma unroll
-            for (int v = 0; v < NV; v++)
-                acc[m][v] = (vector)(0.0f);
-        for (int left = MIN(KC, K - k0); left > 0;) {
-            const int count = MIN(run - j, left);
-            __local const float *from = source + j;
-            for (int i = 0; i < count; i++) {
-                __global const vector *row = (__global const vector *)panel;
-#pragma unroll
-                for (int m = 0; m < MR; m++)
-#pragma unroll
-                    for (int v = 0; v < NV; v++)
-                        acc[m][v] = fused_vector((vector)(from[at[m]]), row[v], acc[m][v]);
-                from++;
-                panel += NR;
+    int k = 0;
+    for (int ky = 0; ky < taps_y; ky++)
+        for (int j = 0; j < taps_x * C; j++)
+            steps[k++] = from + ky * pitch + j;
+    return k;
+}
+
+/*
+ * Results of rows row0 .. row1 of a grid, every step-th pixel of the output from (first_y,
+ * first_x) on: where each reads (at) and where it goes, from the output's image of row0 on (to);
+ * the last is repeated to fill a tile. Returns how many.
+ */
+static inline int list_results(__local int *restrict at, __local int *restrict to, const int row0,
+                               const int row1, const int grid_height, const int grid_width,
+                               const int at_row, const int at_image, const int at_pixel,
+                               const int first_y, const int first_x, const int step,
+                               const int height, const int width, const int N)
+{
+    const int results = (width - first_x + step - 1) / step;
+    int count = 0;
+    int y = row0 % grid_height;
+    int slot = 0;
+    int b = 0;
+    for (int row = row0; row < row1; row++) {
+        const int out_y = first_y + y * step;
+        const int out = ((b * height + out_y) * width + first_x) * N;
+        if (out_y < height)
+            for (int x = 0; x < results; x++) {
+                at[count] = slot + x * at_pixel;
+                to[count] = out + x * step * N;
+                count++;
             }
-            left -= count;
-            j += count;
-            if (j == run) {
-                j = 0;
-                source += pitch;
-            }
+        slot += at_row;
+        if (++y == grid_height) {
+            y = 0;
+            b++;
+            slot += at_image;
         }
-#pragma unroll
-        for (int m = 0; m < MR; m++)
-#pragma unroll
-            for (int v = 0; v < NV; v++)
-                sum[m][v] = k0 == 0 ? acc[m][v] : sum[m][v] + acc[m][v];
     }
+    for (int m = 0; m < MR - 1 && count > 0; m++) {
+        at[count + m] = at[count - 1];
+        to[count + m] = to[count - 1];
+    }
+    return count;
+}
+
+/* acc[m] += slots[steps[i] + at[m]] * row i of b, for count steps. */
+#define MULTIPLY_STEPS(space)                                                               \
+    for (int i = 0; i < count; i++) {                                                       \
+        const space vector *row = (const space vector *)(b + i * NR);                       \
+        __local const float *from = slots + steps[i];                                       \
+        _Pragma("unroll") for (int m = 0; m < MR; m++)                                      \
+            _Pragma("unroll") for (int v = 0; v < NV; v++)                                  \
+                acc[m][v] = fused_vector((vector)(from[at[m]]), row[v], acc[m][v]);         \
+    }
+
+/* One chunk of a tile against rows of a panel. */
+static inline WIDE void multiply_panel(__local const float *restrict slots,
+                                       __local const int *restrict steps, const int *at,
+                                       __global const float *restrict b, vector acc[MR][NV],
+                                       const int count)
+{
+#pragma unroll
+    for (int m = 0; m < MR; m++)
+#pragma unroll
+        for (int v = 0; v < NV; v++)
+            acc[m][v] = (vector)(0.0f);
+    MULTIPLY_STEPS(__global)
 }
 
 /* Bias, flush, ReLU, and out to z + to[m] for the first `rows` rows. */
 static inline WIDE void finish_tile(vector sum[MR][NV], __global const float *restrict bias,
                                     const int has_bias, const int relu, __global float *restrict z,
-                                    const size_t *to, const int rows, const int columns)
+                                    __local const int *restrict to, const int rows,
+                                    const int columns)
 {
     if (columns >= NR) {
 #pragma unroll
         for (int v = 0; v < NV; v++) {
-            const vector added =
-                has_bias ? ((__global const vector *)bias)[v] : (vector)(0.0f);
+            vector added = (vector)(0.0f);
+            if (has_bias)
+                added = ((__global const vector *)bias)[v];
 #pragma unroll
             for (int m = 0; m < MR; m++) {
-                vector value = has_bias ? sum[m][v] + added : sum[m][v];
-                value = flush_vector(value);
+                const vector value = flush_vector(has_bias ? sum[m][v] + added : sum[m][v]);
                 if (m < rows)
                     ((__global vector *)(z + to[m]))[v] = relu ? relu_vector(value) : value;
             }
@@ -318,103 +391,160 @@ static inline WIDE void finish_tile(vector sum[MR][NV], __global const float *re
         }
 }
 
-/*
- * Global size (panel blocks, row blocks); local memory: the slots of row_block rows of the grid.
- * rows is batch * grid_height.
- */
-__kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
-void correlate_tiled(
-    __global const float *restrict image, const int height, const int width, const int C,
-    __global const float *restrict weights, const int w_offset, const int panel_block,
-    __global const float *restrict bias, const int bias_offset, const int relu,
-    __global float *restrict z, const int z_height, const int z_width, const int N,
-    const int grid_height, const int grid_width, const int first_y, const int first_x,
-    const int step, const int taps_y, const int taps_x, const int stride, const int origin_y,
-    const int origin_x, const int rows, const int row_block, __local float *restrict slots)
+/* All listed results, for panels panel0 .. panel1 of N channels. */
+static inline WIDE void correlate(__local const float *restrict slots,
+                                  __local const int *restrict steps, const int K,
+                                  __local const int *restrict at, __local const int *restrict to,
+                                  const int results, __global const float *restrict panels,
+                                  __global const float *restrict bias, const int has_bias,
+                                  const int relu, __global float *restrict z, const int panel0,
+                                  const int panel1, const int N)
 {
-    const int K = taps_y * taps_x * C;
-    const int row0 = get_group_id(1) * row_block;
-    const int row1 = MIN(rows, row0 + row_block);
-    const int row_step = MIN(stride, taps_y);
-    const int column_step = MIN(stride, taps_x);
-    const int columns = (grid_width - 1) * column_step + taps_x;
-    const int pitch = columns * C;
-    const int pixels = (row1 - row0) * grid_width;
-    const int panels = (N + NR - 1) / NR;
-    const int panel0 = get_group_id(0) * panel_block;
-    const int has_bias = bias_offset >= 0;
-    load_rows(image, slots, height, width, C, row0, row1, grid_height, columns, taps_y, taps_x,
-              stride, origin_y, origin_x);
-    for (int p = panel0; p < MIN(panels, panel0 + panel_block); p++) {
-        size_t b = row0 / grid_height;
-        int y = row0 % grid_height;
-        int x = 0;
-        int slot = 0;
-        for (int pixel = 0; pixel < pixels; pixel += MR) {
-            int at[MR];
-            size_t to[MR];
-#pragma unroll
-            for (int m = 0; m < MR; m++) {
-                const int is_last = pixel + m >= pixels - 1; /* rows behind it repeat it */
-                at[m] = slot * pitch + x * column_step * C;
-                to[m] = ((b * z_height + first_y + y * step) * z_width + first_x + x * step) * N +
-                        p * NR;
-                x += !is_last;
-                if (x == grid_width) {
-                    x = 0;
-                    y++;
-                    slot += row_step;
-                }
-                if (y == grid_height) {
-                    y = 0;
-                    b++;
-                    slot += taps_y - row_step;
-                }
-            }
-            vector sum[MR][NV];
+    for (int p = panel0; p < panel1; p++)
+        for (int i = 0; i < results; i += MR) {
+            __global const float *b = panels + (size_t)p * NR * K;
+            int at_m[MR];
 #pragma unroll
             for (int m = 0; m < MR; m++)
+                at_m[m] = at[i + m];
+            vector sum[MR][NV];
+            multiply_panel(slots, steps, at_m, b, sum, MIN(KC, K));
+            for (int k0 = KC; k0 < K; k0 += KC) {
+                vector acc[MR][NV];
+                multiply_panel(slots, steps + k0, at_m, b + k0 * NR, acc, MIN(KC, K - k0));
 #pragma unroll
-                for (int v = 0; v < NV; v++)
-                    sum[m][v] = (vector)(0.0f);
-            correlate_tile(slots, at, weights + w_offset + (size_t)p * NR * K, sum, taps_x * C,
-                           pitch, K);
-            finish_tile(sum, bias + bias_offset + p * NR, has_bias, relu, z, to, pixels - pixel,
+                for (int m = 0; m < MR; m++)
+#pragma unroll
+                    for (int v = 0; v < NV; v++)
+                        sum[m][v] = sum[m][v] + acc[m][v];
+            }
+            finish_tile(sum, bias + p * NR, has_bias, relu, z + p * NR, to + i, results - i,
                         N - p * NR);
         }
-    }
 }
 
-/* --- weight gradient, tiled -------------------------------------------------------------------- */
-
-/* A tile of a chunk: row m reads slots + at[m], once for each pixel p0 .. p1 of the output. */
-static inline WIDE void gradient_tile(__local const float *restrict slots, const int *at,
-                                      __local const float *restrict d, vector acc[MR][NV],
-                                      const int p0, const int p1, const int grid_height,
-                                      const int grid_width, const int row_pitch,
-                                      const int image_pitch, const int pixel_pitch)
+/*
+ * Global size (panel blocks, row blocks); rows is batch * z_height. Local memory: the slots of
+ * row_block rows, and K + 2 (row_block * z_width + MR) integers.
+ */
+__kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
+void conv_tiled(__global const float *restrict image, const int height, const int width,
+                const int C, __global const float *restrict panels, const int panels_offset,
+                __global const float *restrict parameters, const int bias_offset, const int relu,
+                __global float *restrict z, const int z_height, const int z_width, const int N,
+                const int taps, const int stride, const int padding, const int rows,
+                const int row_block, const int panel_block, __local float *restrict slots,
+                __local int *restrict tables)
 {
-    int x = p0 % grid_width;
-    int y = p0 / grid_width % grid_height;
-    for (int p = p0; p < p1;) {
-        const int count = MIN(grid_width - x, p1 - p);
-        __local const float *from = slots + x * pixel_pitch;
-        for (int i = 0; i < count; i++) {
-            __local const vector *row = (__local const vector *)d;
-#pragma unroll
-            for (int m = 0; m < MR; m++)
-#pragma unroll
-                for (int v = 0; v < NV; v++)
-                    acc[m][v] = fused_vector((vector)(from[at[m]]), row[v], acc[m][v]);
-            from += pixel_pitch;
-            d += NR;
+    const int row0 = get_group_id(1) * row_block;
+    const int row1 = MIN(rows, row0 + row_block);
+    const int panel0 = get_group_id(0) * panel_block;
+    const int panel1 = MIN((N + NR - 1) / NR, panel0 + panel_block);
+    const int step = MIN(stride, taps);
+    const int columns = (z_width - 1) * step + taps;
+    const int pitch = columns * C;
+    load_rows(image, slots, height, width, C, row0, row1, z_height, columns, taps, taps, stride,
+              -padding, -padding);
+    const int K = list_steps(tables, 0, taps, taps, pitch, C);
+    __local int *at = tables + K;
+    __local int *to = at + row_block * z_width + MR;
+    const int results =
+        list_results(at, to, row0, row1, z_height, z_width, step * pitch, (taps - step) * pitch,
+                     step * C, 0, 0, 1, z_height, z_width, N);
+    correlate(slots, tables, K, at, to, results, panels + panels_offset,
+              parameters + MAX(0, bias_offset), bias_offset >= 0, relu,
+              z + (size_t)(row0 / z_height) * z_height * z_width * N, panel0, panel1, N);
+}
+
+/*
+ * A row of the grid is `stride` rows of x, of which the last image rows may be missing; rows is
+ * batch * ceil(height / stride). The window is what all phases of a pixel of the grid read of d, in
+ * each direction: `window` pixels from `origin` on. Global size (panel blocks of C, row blocks);
+ * local memory as in conv_tiled, with the pixels of d's grid.
+ */
+__kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
+void input_gradient_tiled(__global const float *restrict d, const int d_height, const int d_width,
+                          const int N, __global const float *restrict panels,
+                          __global float *restrict dx, const int height, const int width,
+                          const int C, const int taps, const int stride, const int padding,
+                          const int window, const int origin, const int rows, const int row_block,
+                          const int panel_block, __local float *restrict slots,
+                          __local int *restrict tables)
+{
+    const int row0 = get_group_id(1) * row_block;
+    const int row1 = MIN(rows, row0 + row_block);
+    const int all_panels = (C + NR - 1) / NR;
+    const int panel0 = get_group_id(0) * panel_block;
+    const int panel1 = MIN(all_panels, panel0 + panel_block);
+    const int grid_height = (height + stride - 1) / stride;
+    const int grid_width = (width + stride - 1) / stride;
+    const int columns = grid_width - 1 + window;
+    const int pitch = columns * N;
+    __local int *at = tables;
+    __local int *to = at + row_block * grid_width + MR;
+    __local int *steps = to + row_block * grid_width + MR;
+    dx += (size_t)(row0 / grid_height) * height * width * C;
+    load_rows(d, slots, d_height, d_width, N, row0, row1, grid_height, columns, window, window, 1,
+              origin, origin);
+    for (int y = 0; y < MIN(stride, height); y++)
+        for (int x = 0; x < MIN(stride, width); x++) {
+            const int ky = (y + padding) % stride;
+            const int kx = (x + padding) % stride;
+            const int taps_y = (taps - ky + stride - 1) / stride;
+            const int taps_x = (taps - kx + stride - 1) / stride;
+            const int results =
+                list_results(at, to, row0, row1, grid_height, grid_width, pitch,
+                             (window - 1) * pitch, N, y, x, stride, height, width, C);
+            if (taps_y * taps_x == 0) {
+                for (int i = 0; i < results && panel0 == 0; i++)
+                    for (int c = 0; c < C; c++)
+                        dx[to[i] + c] = 0.0f;
+                continue;
+            }
+            const int from_y = (y + padding) / stride - (taps_y - 1) - origin;
+            const int from_x = (x + padding) / stride - (taps_x - 1) - origin;
+            const int K =
+                list_steps(steps, from_y * pitch + from_x * N, taps_y, taps_x, pitch, N);
+            const size_t before = taps_before(taps, stride, ky) * taps +
+                                  taps_y * taps_before(taps, stride, kx);
+            correlate(slots, steps, K, at, to, results, panels + before * all_panels * NR * N, dx,
+                      0, 0, dx, panel0, panel1, C);
         }
-        p += count;
-        x = 0;
-        slots += row_pitch;
-        if (++y == grid_height) {
-            y = 0;
-            slots += image_pitch;
+}
+
+/* --- weight gradient, tiled ------------------------------------------------------------------- */
+
+/* One chunk of a tile against pixels of d. */
+static inline WIDE void multiply_pixels(__local const float *restrict slots,
+                                        __local const int *restrict steps, const int *at,
+                                        __local const float *restrict b, vector acc[MR][NV],
+                                        const int count)
+{
+#pragma unroll
+    for (int m = 0; m < MR; m++)
+#pragma unroll
+        for (int v = 0; v < NV; v++)
+            acc[m][v] = (vector)(0.0f);
+    MULTIPLY_STEPS(__local)
+}
+
+/* Where pixels p0 .. p1 of the output begin in the slots. */
+static inline void list_pixels(__local int *restrict steps, const int p0, const int p1,
+                               const int height, const int width, const int at_row,
+                               const int at_image, const int at_pixel)
+{
+    int x = p0 % width;
+    int y = p0 / width % height;
+    int slot = 0;
+    for (int p = p0; p < p1; p++) {
+        *steps++ = slot + x * at_pixel;
+        if (++x == width) {
+            x = 0;
+            slot += at_row;
+            if (++y == height) {
+                y = 0;
+                slot += at_image;
+            }
         }
     }
 }
@@ -447,22 +577,25 @@ static inline void store_gradient(const float *sums, __global float *restrict gr
 }
 
 /*
- * Global size (panels, tile blocks, chunk blocks); local memory: KC NR floats of d, tile_block
- * MR NR floats of sums, the slots of a chunk. With one chunk block the result goes to gradient,
- * else the sum of each chunk to sums, as [chunk][tile][panel][MR][NR].
+ * Global size (panel blocks, tile blocks, chunk blocks). Local memory: NR (KC +
+ * panel_block tile_block MR) floats of d and sums; the slots of a chunk; KC + tile_block MR
+ * integers. With one chunk block the result goes to gradient, else the sum of each chunk to sums,
+ * as [chunk][tile][panel][MR][NR].
  */
 __kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
 void weight_gradient_tiled(
     __global const float *restrict image, const int height, const int width, const int C,
     __global const float *restrict d, const int d_height, const int d_width, const int N,
     __global float *restrict gradient, const int offset, const int taps, const int stride,
-    const int origin, const int pixels, const int tile_block, const int chunk_block,
-    __global float *restrict sums, __local float *restrict memory)
+    const int padding, const int pixels, const int panel_block, const int tile_block,
+    const int chunk_block, __global float *restrict sums, __local float *restrict chunk_d,
+    __local float *restrict slots, __local int *restrict tables)
 {
     const int K = taps * taps * C;
-    const int run = taps * C;
     const int tiles = (K + MR - 1) / MR;
-    const int panel = get_group_id(0);
+    const int panels = (N + NR - 1) / NR;
+    const int panel0 = get_group_id(0) * panel_block;
+    const int panel1 = MIN(panels, panel0 + panel_block);
     const int tile0 = get_group_id(1) * tile_block;
     const int tile1 = MIN(tiles, tile0 + tile_block);
     const int begin = get_group_id(2) * chunk_block * KC;
@@ -471,55 +604,50 @@ void weight_gradient_tiled(
     const int step = MIN(stride, taps);
     const int columns = (d_width - 1) * step + taps;
     const int pitch = columns * C;
-    __local float *chunk_d = memory;
     __local float *totals = chunk_d + KC * NR;
-    __local float *slots = totals + tile_block * MR * NR;
+    __local int *at = tables + KC;
+    for (int i = tile0 * MR; i < tile1 * MR; i++) {
+        const int row = MIN(i, K - 1); /* rows behind the last repeat it */
+        at[i - tile0 * MR] = row / (taps * C) * pitch + row % (taps * C);
+    }
     for (int p0 = begin; p0 < end; p0 += KC) {
         const int p1 = MIN(end, p0 + KC);
-        load_gradient(d, chunk_d, p0, p1, panel * NR, N);
         load_rows(image, slots, height, width, C, p0 / d_width, (p1 - 1) / d_width + 1, d_height,
-                  columns, taps, taps, stride, origin, origin);
-        for (int t = tile0; t < tile1; t++) {
-            int at[MR];
+                  columns, taps, taps, stride, -padding, -padding);
+        list_pixels(tables, p0, p1, d_height, d_width, step * pitch, (taps - step) * pitch,
+                    step * C);
+        for (int p = panel0; p < panel1; p++) {
+            load_gradient(d, chunk_d, p0, p1, p * NR, N);
+            for (int t = tile0; t < tile1; t++) {
+                int at_m[MR];
 #pragma unroll
-            for (int m = 0; m < MR; m++) {
-                const int row = MIN(t * MR + m, K - 1); /* rows behind the last repeat it */
-                at[m] = row / run * pitch + row % run;
-            }
-            vector acc[MR][NV];
-#pragma unroll
-            for (int m = 0; m < MR; m++)
-#pragma unroll
-                for (int v = 0; v < NV; v++)
-                    acc[m][v] = (vector)(0.0f);
-            gradient_tile(slots, at, chunk_d, acc, p0, p1, d_height, d_width, step * pitch,
-                          (taps - step) * pitch, step * C);
-            if (is_whole) {
-                __local vector *total = (__local vector *)(totals + (t - tile0) * MR * NR);
+                for (int m = 0; m < MR; m++)
+                    at_m[m] = at[(t - tile0) * MR + m];
+                vector acc[MR][NV];
+                multiply_pixels(slots, tables, at_m, chunk_d, acc, p1 - p0);
+                const int place = (p - panel0) * tile_block + t - tile0;
+                __local vector *total = (__local vector *)(totals + place * MR * NR);
+                const size_t chunk_place = ((size_t)(p0 / KC) * tiles + t) * panels + p;
+                __global vector *out = (__global vector *)(sums + chunk_place * MR * NR);
 #pragma unroll
                 for (int m = 0; m < MR; m++)
 #pragma unroll
-                    for (int v = 0; v < NV; v++)
-                        total[m * NV + v] =
-                            p0 == 0 ? acc[m][v] : total[m * NV + v] + acc[m][v];
-            } else {
-                const size_t place = (size_t)(p0 / KC) * tiles + t;
-                __global vector *out =
-                    (__global vector *)(sums + (place * get_num_groups(0) + panel) * MR * NR);
-#pragma unroll
-                for (int m = 0; m < MR; m++)
-#pragma unroll
-                    for (int v = 0; v < NV; v++)
-                        out[m * NV + v] = acc[m][v];
+                    for (int v = 0; v < NV; v++) {
+                        const int i = m * NV + v;
+                        if (!is_whole)
+                            out[i] = acc[m][v];
+                        else
+                            total[i] = p0 == 0 ? acc[m][v] : total[i] + acc[m][v];
+                    }
             }
         }
     }
-    if (is_whole)
+    for (int p = panel0; p < panel1 && is_whole; p++)
         for (int t = tile0; t < tile1; t++) {
             float total[MR * NR];
             for (int i = 0; i < MR * NR; i++)
-                total[i] = totals[(t - tile0) * MR * NR + i];
-            store_gradient(total, gradient, offset, t * MR, panel * NR, K, N);
+                total[i] = totals[((p - panel0) * tile_block + t - tile0) * MR * NR + i];
+            store_gradient(total, gradient, offset, t * MR, p * NR, K, N);
         }
 }
 

@@ -1,28 +1,30 @@
 """Launchers of kernels/conv.cl: convolution of images, forward and both gradients.
 
-Theory of operation. Forward and input gradient are correlations of an image with packed weights
-(the kernel's header says how the gradient falls into phases), each described by a `Correlation`.
-On CPUs whose contraction probe passed they run as register tiles over rows that a task holds in
-local memory; elsewhere, and where a row does not fit there, by one work-item for a result. Both
-have the same bits, so what is chosen here is speed alone: the tile, and how much a task does.
+Theory of operation. On CPUs whose contraction probe passed a convolution runs as register tiles
+over rows of the image that a task holds in local memory; elsewhere, and where these rows do not
+fit there, by one work-item for a result. Both have the same bits, so what is chosen here is speed
+alone: the tile, and how much a task does.
 
 The gradient of the bias is operations.column_sums over the rows of d.
 """
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal
 
 import numpy as np
 
-from p2ptrain.device.kernels import LOCAL_SIZE, Launch, ceil_to
+from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray, LocalMemory
 from p2ptrain.device.operations import CHUNK, Operations, Tile
 
 Activation = Literal["none", "relu"]
 
 FLOAT_BYTES = 4
+INT_BYTES = 4
 TASKS_PER_CORE = 4  # so that the cores end together
 BLOCK_BYTES = 192 * 1024  # of image rows in a task of a correlation: they stay in the L2 cache
+GRADIENT_TASKS = 1  # of the weight gradient for each core
 TILES_PER_TASK = 4  # of the weight gradient, under which a task's copy of its pixels shows
 
 
@@ -86,118 +88,58 @@ class ConvWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Correlation:
-    """Taps that slide over an image (batch, height, width, channels), as conv.cl computes it.
+class Rows:
+    """How tasks read an image row by row: what conv.cl's load_rows copies, in one direction each.
 
-    out_height, out_width, out_channels  of the array that the results go to
-    grid    results in each direction (y, x)
-    first   pixel of the first result (y, x); the others lie `step` pixels apart
-    taps    in each direction (y, x)
-    stride  pixels of the image from one result to the next
-    origin  pixel of the image under the first tap of the first result (y, x)
+    count          rows of results in the whole batch, `per_image` of them in an image
+    width          results of a row
+    channels       of the image
+    window         pixels of the image that a result reads, in each direction
+    step           slots from one result to the next: min(stride, window)
     """
 
-    batch: int
-    height: int
+    count: int
+    per_image: int
     width: int
     channels: int
-    out_height: int
-    out_width: int
-    out_channels: int
-    grid: tuple[int, int]
-    first: tuple[int, int]
+    window: int
     step: int
-    taps: tuple[int, int]
-    stride: int
-    origin: tuple[int, int]
-
-    @property
-    def rows(self) -> int:
-        """Rows of results in the whole batch."""
-        return self.batch * self.grid[0]
 
     def slot_bytes(self, rows: int) -> int:
         """Local memory for what so many rows of results read, wherever they begin."""
-        step_y, step_x = min(self.stride, self.taps[0]), min(self.stride, self.taps[1])
-        images = min(rows, (rows + self.grid[0] - 2) // self.grid[0] + 1)
-        slots = rows * step_y + images * (self.taps[0] - step_y)
-        columns = (self.grid[1] - 1) * step_x + self.taps[1]
+        images = min(rows, (rows + self.per_image - 2) // self.per_image + 1)
+        slots = rows * self.step + images * (self.window - self.step)
+        columns = (self.width - 1) * self.step + self.window
         return slots * columns * self.channels * FLOAT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """Weights as conv.cl multiplies by them: [panel][K][width] at offset of an array."""
-
-    array: DeviceArray
-    offset: int
-    width: int
-
-
-def forward_correlation(shape: ConvShape) -> Correlation:
-    """The forward pass as a correlation of x."""
-    return Correlation(
-        batch=shape.batch,
-        height=shape.height,
-        width=shape.width,
+def forward_rows(shape: ConvShape) -> Rows:
+    """Rows of z, from x."""
+    return Rows(
+        count=shape.batch * shape.out_height,
+        per_image=shape.out_height,
+        width=shape.out_width,
         channels=shape.channels_in,
-        out_height=shape.out_height,
-        out_width=shape.out_width,
-        out_channels=shape.channels_out,
-        grid=(shape.out_height, shape.out_width),
-        first=(0, 0),
-        step=1,
-        taps=(shape.kernel, shape.kernel),
-        stride=shape.stride,
-        origin=(-shape.padding, -shape.padding),
+        window=shape.kernel,
+        step=min(shape.stride, shape.kernel),
     )
 
 
-def gradient_phases(shape: ConvShape) -> list[tuple[tuple[int, int], Correlation]]:
-    """The input gradient as correlations of d, each with the first (ky, kx) of its phase."""
-    rows = [_phase(shape, shape.height, first) for first in range(shape.stride)]
-    columns = [_phase(shape, shape.width, first) for first in range(shape.stride)]
-    return [
-        (
-            (row.tap, column.tap),
-            Correlation(
-                batch=shape.batch,
-                height=shape.out_height,
-                width=shape.out_width,
-                channels=shape.channels_out,
-                out_height=shape.height,
-                out_width=shape.width,
-                out_channels=shape.channels_in,
-                grid=(row.count, column.count),
-                first=(row.first, column.first),
-                step=shape.stride,
-                taps=(row.taps, column.taps),
-                stride=1,
-                origin=(row.origin, column.origin),
-            ),
-        )
-        for row in rows
-        for column in columns
-        if row.count and column.count
-    ]
+def gradient_rows(shape: ConvShape) -> tuple[Rows, int]:
+    """Rows of the grid of the input gradient, from d, and the origin of the window.
 
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Every stride-th pixel of x in one direction: its count, its taps and where they lie on d."""
-
-    first: int
-    count: int
-    tap: int
-    taps: int
-    origin: int
-
-
-def _phase(shape: ConvShape, size: int, first: int) -> Phase:
-    """Pixel first + stride t meets tap + stride j of the kernel at t + base - j of d."""
-    base, tap = divmod(first + shape.padding, shape.stride)
-    taps = max(0, -(-(shape.kernel - tap) // shape.stride))
-    return Phase(first, max(0, -(-(size - first) // shape.stride)), tap, taps, base - (taps - 1))
+    A pixel of the grid is stride x stride pixels of x. Pixel t stride + f of x meets the taps
+    that are f + padding modulo stride, at pixel t + (f + padding) // stride of d and those before.
+    """
+    firsts = range(shape.padding, shape.padding + shape.stride)
+    last = [first // shape.stride for first in firsts]
+    taps = [-(-(shape.kernel - first % shape.stride) // shape.stride) for first in firsts]
+    origin = min(place - count + 1 for place, count in zip(last, taps, strict=True) if count > 0)
+    window = max(last) - origin + 1
+    per_image = -(-shape.height // shape.stride)
+    width = -(-shape.width // shape.stride)
+    count = shape.batch * per_image
+    return Rows(count, per_image, width, shape.channels_out, window, 1), origin
 
 
 def conv_tile(operations: Operations, channels: int) -> Tile | None:
@@ -208,6 +150,53 @@ def conv_tile(operations: Operations, channels: int) -> Tile | None:
     if channels <= width:
         return Tile(8, 1, width)
     return Tile(operations.tile.rows, 2, width)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSplit:
+    """What one task of a correlation does, and the local memory for it.
+
+    row_block    rows of results
+    panel_block  panels of channels
+    slot_bytes   for rows of the image
+    table_bytes  for the tables of steps and results
+    """
+
+    row_block: int
+    panel_block: int
+    slot_bytes: int
+    table_bytes: int
+
+
+def split_rows(
+    operations: Operations, rows: Rows, tile: Tile, panels: int, depth: int
+) -> TaskSplit | None:
+    """The work of a task; None where not even one row fits into local memory.
+
+    Args:
+      panels  of results
+      depth   K, steps of a result
+    """
+    info = operations.device.info
+
+    def split(row_block: int) -> TaskSplit:
+        row_blocks = -(-rows.count // row_block)
+        panel_block = max(1, panels * row_blocks // (TASKS_PER_CORE * info.compute_units))
+        table = depth + 2 * (row_block * rows.width + tile.rows)
+        slot_bytes = rows.slot_bytes(row_block)
+        return TaskSplit(row_block, panel_block, slot_bytes, table * INT_BYTES)
+
+    def fits(row_block: int, most: int) -> bool:
+        found = split(row_block)
+        return found.slot_bytes + found.table_bytes <= most
+
+    row_block = max(1, rows.count // (TASKS_PER_CORE * info.compute_units))
+    while row_block > 1 and not fits(row_block, min(BLOCK_BYTES, info.local_bytes)):
+        row_block = row_block * 7 // 8
+    even = tile.rows // gcd(tile.rows, rows.width)  # rows that make whole tiles
+    if row_block >= even:
+        row_block -= row_block % even
+    return split(row_block) if fits(row_block, info.local_bytes) else None
 
 
 def conv_forward(
@@ -224,24 +213,34 @@ def conv_forward(
       x  (batch, height, width, channels_in) float32
       z  (batch, out_height, out_width, channels_out) float32
     """
-    correlation = forward_correlation(shape)
-    tile = _fitting_tile(operations, correlation)
-    width = tile.columns if tile else shape.channels_out
-    launches: list[Launch] = []
-    if width == shape.channels_out:  # one panel is the matrix itself
-        panels = Panels(weights.parameters, weights.weight_offset, width)
-    else:
-        count = -(-shape.channels_out // width)
-        panels = Panels(operations.device.empty((count * width * shape.depth,)), 0, width)
-        arguments = (
-            *(weights.parameters, np.int32(weights.weight_offset), panels.array),
-            *(np.int32(width), np.int32(shape.channels_in), np.int32(shape.channels_out)),
-        )
-        size = (count, shape.kernel**2)
-        launches.append(operations.library.launch("conv.pack_weights", size, (1, 1), arguments))
+    library = operations.library
     bias_offset = -1 if weights.bias_offset is None else weights.bias_offset
-    bias = (weights.parameters, np.int32(bias_offset), np.int32(activation == "relu"))
-    launches.append(_correlate(operations, tile, correlation, (x, z), panels, bias))
+    bias = integers(bias_offset, activation == "relu")
+    image = (x, *integers(shape.height, shape.width, shape.channels_in))
+    out = (z, *integers(shape.out_height, shape.out_width, shape.channels_out))
+    taps = integers(shape.kernel, shape.stride, shape.padding)
+    place = (weights.parameters, np.int32(weights.weight_offset))
+    tile = conv_tile(operations, shape.channels_out)
+    rows = forward_rows(shape)
+    panels = -(-shape.channels_out // tile.columns) if tile else 0
+    split = split_rows(operations, rows, tile, panels, shape.depth) if tile else None
+    if tile is None or split is None:
+        size = (ceil_to(shape.channels_out, LOCAL_SIZE), rows.count * rows.width)
+        arguments = (*image, *place, *bias, *out, *taps)
+        return [library.launch("conv.conv_naive", size, (LOCAL_SIZE, 1), arguments)]
+    launches: list[Launch] = []
+    packed = place
+    if tile.columns != shape.channels_out:  # else the matrix is one panel
+        packed = (operations.device.empty((panels * tile.columns * shape.depth,)), np.int32(0))
+        channels = integers(shape.channels_in, shape.channels_out)
+        pack = (*place, packed[0], *channels)
+        launches.append(
+            library.launch(
+                "conv.pack_weights", (panels, shape.kernel**2), (1, 1), pack, tile.defines
+            )
+        )
+    arguments = (*image, *packed, weights.parameters, *bias, *out, *taps)
+    launches.append(_tiled(operations, "conv.conv_tiled", arguments, (rows, panels, split, tile)))
     return launches
 
 
@@ -254,80 +253,47 @@ def conv_input_gradient(
       d   (batch, out_height, out_width, channels_out) float32
       dx  (batch, height, width, channels_in) float32, overwritten
     """
-    launches: list[Launch] = []
-    for first_tap, correlation in gradient_phases(shape):
-        tile = _fitting_tile(operations, correlation)
-        width = tile.columns if tile else shape.channels_in
-        count = -(-shape.channels_in // width)
-        taps = correlation.taps[0] * correlation.taps[1]
-        packed = operations.device.empty((count * width * taps * shape.channels_out,))
-        sizes = (width, shape.channels_in, shape.channels_out, shape.kernel, shape.stride)
-        arguments = (
-            *(weights.parameters, np.int32(weights.weight_offset), packed),
-            *(np.int32(value) for value in (*sizes, *first_tap, *correlation.taps)),
+    library = operations.library
+    image = (d, *integers(shape.out_height, shape.out_width, shape.channels_out))
+    out = (dx, *integers(shape.height, shape.width, shape.channels_in))
+    taps = integers(shape.kernel, shape.stride, shape.padding)
+    place = (weights.parameters, np.int32(weights.weight_offset))
+    tile = conv_tile(operations, shape.channels_in)
+    rows, origin = gradient_rows(shape)
+    panels = -(-shape.channels_in // tile.columns) if tile else 0
+    depth = shape.kernel**2 * shape.channels_out
+    split = split_rows(operations, rows, tile, panels, depth) if tile else None
+    if tile is None or split is None:
+        size = (
+            ceil_to(shape.channels_in, LOCAL_SIZE),
+            shape.batch * shape.height * shape.width,
         )
-        if taps:
-            launches.append(
-                operations.library.launch("conv.pack_flipped", (count, taps), (1, 1), arguments)
-            )
-        no_bias = (weights.parameters, np.int32(-1), np.int32(0))
-        panels = Panels(packed, 0, width)
-        launches.append(_correlate(operations, tile, correlation, (d, dx), panels, no_bias))
-    return launches
+        arguments = (*image, *place, *out, *taps)
+        return [library.launch("conv.input_gradient_naive", size, (LOCAL_SIZE, 1), arguments)]
+    packed = operations.device.empty((panels * tile.columns * depth,))
+    channels = integers(shape.channels_in, shape.channels_out)
+    pack = (*place, packed, *channels, *taps[:2])
+    arguments = (*image, packed, *out, *taps, *integers(rows.window, origin))
+    return [
+        library.launch("conv.pack_flipped", (panels, shape.kernel**2), (1, 1), pack, tile.defines),
+        _tiled(operations, "conv.input_gradient_tiled", arguments, (rows, panels, split, tile)),
+    ]
 
 
-def _fitting_tile(operations: Operations, correlation: Correlation) -> Tile | None:
-    """The tile, unless what one row of results reads exceeds the local memory."""
-    if correlation.slot_bytes(1) > operations.device.info.local_bytes:
-        return None
-    return conv_tile(operations, correlation.out_channels)
-
-
-def _correlate(
+def _tiled(
     operations: Operations,
-    tile: Tile | None,
-    correlation: Correlation,
-    arrays: tuple[DeviceArray, DeviceArray],
-    panels: Panels,
-    bias: tuple[DeviceArray, np.int32, np.int32],
+    kernel: str,
+    arguments: tuple[Argument, ...],
+    work: tuple[Rows, int, TaskSplit, Tile],
 ) -> Launch:
-    """One correlation from arrays[0] into arrays[1]."""
-    image, out = arrays
-    c = correlation
-    geometry = (c.out_height, c.out_width, c.out_channels, *c.grid, *c.first, c.step)
-    taps = (*c.taps, c.stride, *c.origin)
-    place = (panels.array, np.int32(panels.offset))
-    source = (image, np.int32(c.height), np.int32(c.width), np.int32(c.channels))
-    rest = (*bias, out, *(np.int32(value) for value in (*geometry, *taps)))
-    if tile is None:
-        size = (ceil_to(c.out_channels, LOCAL_SIZE), c.rows * c.grid[1])
-        arguments = (*source, *place, np.int32(panels.width), *rest)
-        return operations.library.launch(
-            "conv.correlate_naive", size, (LOCAL_SIZE, 1), arguments
-        )
-    tasks = TASKS_PER_CORE * operations.device.info.compute_units
-    row_block = rows_of_task(c, tile, tasks, operations.device.info.local_bytes)
-    row_blocks, count = -(-c.rows // row_block), -(-c.out_channels // tile.columns)
-    panel_block = max(1, count * row_blocks // tasks)
+    rows, panels, split, tile = work
     arguments = (
-        *(*source, *place, np.int32(panel_block), *rest),
-        *(np.int32(c.rows), np.int32(row_block)),
-        LocalMemory(max(FLOAT_BYTES, c.slot_bytes(row_block))),
+        *arguments,
+        *integers(rows.count, split.row_block, split.panel_block),
+        *(LocalMemory(split.slot_bytes), LocalMemory(split.table_bytes)),
     )
-    size = (-(-count // panel_block), row_blocks)
-    return operations.library.launch(
-        "conv.correlate_tiled", size, (1, 1), arguments, tile.defines
-    )
-
-
-def rows_of_task(correlation: Correlation, tile: Tile, tasks: int, local_bytes: int) -> int:
-    """Rows of results of a task: whole tiles if possible, within the local memory."""
-    most = min(BLOCK_BYTES, local_bytes)
-    rows = max(1, correlation.rows // tasks)
-    while rows > 1 and correlation.slot_bytes(rows) > most:
-        rows = rows * 7 // 8
-    even = tile.rows // int(np.gcd(tile.rows, correlation.grid[1]))
-    return rows - rows % even if rows >= even else rows
+    size = (-(-panels // split.panel_block), -(-rows.count // split.row_block))
+    return operations.library.launch(kernel, size, (1, 1), arguments, tile.defines)
 
 
 def conv_weight_gradient(
@@ -344,41 +310,38 @@ def conv_weight_gradient(
       x  (batch, height, width, channels_in) float32
       d  (batch, out_height, out_width, channels_out) float32
     """
-    sizes = (shape.kernel, shape.stride, -shape.padding)
+    library = operations.library
     pixels = shape.batch * shape.out_height * shape.out_width
     arguments = (
-        *(x, np.int32(shape.height), np.int32(shape.width), np.int32(shape.channels_in)),
-        *(d, np.int32(shape.out_height), np.int32(shape.out_width), np.int32(shape.channels_out)),
-        *(gradient, np.int32(weight_offset), *(np.int32(value) for value in sizes)),
-        np.int32(pixels),
+        *(x, *integers(shape.height, shape.width, shape.channels_in)),
+        *(d, *integers(shape.out_height, shape.out_width, shape.channels_out)),
+        *(gradient, *integers(weight_offset, shape.kernel, shape.stride, shape.padding, pixels)),
     )
     tile = conv_tile(operations, shape.channels_out)
-    split = None if tile is None else split_gradient(operations, shape, tile)
+    split = split_gradient(operations, shape, tile) if tile else None
     if tile is None or split is None:
         size = (ceil_to(shape.channels_out, LOCAL_SIZE), shape.depth)
         name = "conv.weight_gradient_naive"
-        return [operations.library.launch(name, size, (LOCAL_SIZE, 1), arguments)]
+        return [library.launch(name, size, (LOCAL_SIZE, 1), arguments)]
     tiles, panels = -(-shape.depth // tile.rows), -(-shape.channels_out // tile.columns)
     chunks = -(-pixels // CHUNK)
-    chunk_blocks = -(-chunks // split.chunk_block)
-    is_whole = chunk_blocks == 1
-    sums = operations.device.empty(
-        (1 if is_whole else chunks * tiles * panels * tile.rows * tile.columns,)
-    )
-    size = (panels, -(-tiles // split.tile_block), chunk_blocks)
+    blocks = -(-chunks // split.chunk_block)
+    size = chunks * tiles * panels * tile.rows * tile.columns
+    sums = operations.device.empty((1 if blocks == 1 else size,))
     arguments = (
-        *(*arguments, np.int32(split.tile_block), np.int32(split.chunk_block), sums),
-        LocalMemory(split.local_bytes),
+        *(*arguments, *integers(split.panel_block, split.tile_block, split.chunk_block), sums),
+        *(LocalMemory(nbytes) for nbytes in split.local_bytes),
     )
+    size3 = (-(-panels // split.panel_block), -(-tiles // split.tile_block), blocks)
     name = "conv.weight_gradient_tiled"
-    launches = [operations.library.launch(name, size, (1, 1, 1), arguments, tile.defines)]
-    if not is_whole:
-        added = (np.int32(chunks), np.int32(shape.depth), np.int32(shape.channels_out))
-        arguments = (sums, gradient, np.int32(weight_offset), *added)
-        size = (panels, tiles)
-        launches.append(
-            operations.library.launch("conv.add_chunks", size, (1, 1), arguments, tile.defines)
+    launches = [library.launch(name, size3, (1, 1, 1), arguments, tile.defines)]
+    if blocks > 1:
+        added = (
+            *(sums, gradient),
+            *integers(weight_offset, chunks, shape.depth, shape.channels_out),
         )
+        name = "conv.add_chunks"
+        launches.append(library.launch(name, (panels, tiles), (1, 1), added, tile.defines))
     return launches
 
 
@@ -386,14 +349,16 @@ def conv_weight_gradient(
 class GradientSplit:
     """What one task of the weight gradient does.
 
+    panel_block  panels of channels
     tile_block   tiles of rows
     chunk_block  chunks of pixels
-    local_bytes  of local memory
+    local_bytes  local memory for d and sums, for slots, for tables
     """
 
+    panel_block: int
     tile_block: int
     chunk_block: int
-    local_bytes: int
+    local_bytes: tuple[int, int, int]
 
 
 def split_gradient(operations: Operations, shape: ConvShape, tile: Tile) -> GradientSplit | None:
@@ -401,14 +366,25 @@ def split_gradient(operations: Operations, shape: ConvShape, tile: Tile) -> Grad
     tiles, panels = -(-shape.depth // tile.rows), -(-shape.channels_out // tile.columns)
     chunks = -(-shape.batch * shape.out_height * shape.out_width // CHUNK)
     units = operations.device.info.compute_units
-    tile_blocks = -(-2 * units // panels)
-    tile_block, chunk_block = -(-tiles // tile_blocks), chunks
+    tasks = GRADIENT_TASKS * units
+    panel_block, tile_block, chunk_block = max(1, panels // tasks), tiles, chunks
+    tile_block = -(-tiles // max(1, tasks * panel_block // panels))
     if tile_block < TILES_PER_TASK:
-        tile_block, chunk_block = tiles, max(1, chunks // (TASKS_PER_CORE * units))
-    correlation = forward_correlation(shape)
-    rows = min(correlation.rows, (CHUNK + shape.out_width - 2) // shape.out_width + 1)
-    local_bytes = correlation.slot_bytes(rows) + CHUNK * tile.columns * FLOAT_BYTES
-    local_bytes += tile_block * tile.rows * tile.columns * FLOAT_BYTES
-    if local_bytes > operations.device.info.local_bytes:
+        panel_block, tile_block = panels, tiles
+        chunk_block = max(1, chunks // (TASKS_PER_CORE * units))
+    rows = forward_rows(shape)
+    most = min(rows.count, (CHUNK + rows.width - 2) // rows.width + 1)
+    sums = 0 if chunk_block < chunks else panel_block * tile_block * tile.rows
+    local_bytes = (
+        tile.columns * (CHUNK + sums) * FLOAT_BYTES,
+        rows.slot_bytes(most),
+        (CHUNK + tile_block * tile.rows) * INT_BYTES,
+    )
+    if sum(local_bytes) > operations.device.info.local_bytes:
         return None
-    return GradientSplit(tile_block, chunk_block, local_bytes)
+    return GradientSplit(panel_block, tile_block, chunk_block, local_bytes)
+
+
+def integers(*values: int) -> tuple[np.int32, ...]:
+    """Kernel arguments."""
+    return tuple(np.int32(value) for value in values)
