@@ -34,12 +34,12 @@ from p2ptrain.model.layers import (
 from p2ptrain.model.parameters import Layout
 from p2ptrain.model.pointwise import Activate, DropoutLayer
 from p2ptrain.model.recorder import Recorder, Value
+from p2ptrain.model.residual_block import ResidualBlock
 from p2ptrain.model.vision import (
     Conv2d,
     GlobalPooling,
     GroupNormalisation,
     Pooling,
-    ResidualBlock,
 )
 
 Named = list[tuple[str, Layer]]

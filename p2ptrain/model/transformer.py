@@ -90,7 +90,12 @@ def record_norm(recorder: Recorder, name: str, x: Value) -> tuple[Value, NormBac
         added = [] if add is None else [add]
         recorder.launch(
             lambda x, stats, d, dx, *more: layer_norm_backward(
-                operations, norm, x, stats, parameters, d, dx, gradient, more[0] if more else None
+                operations,
+                norm,
+                (x, parameters, stats),
+                d,
+                (dx, gradient),
+                more[0] if more else None,
             ),
             x, stats, d, dx, *added,
         )  # fmt: skip
