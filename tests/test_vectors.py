@@ -12,7 +12,7 @@ from wire_json import KINDS, from_json, schema_of, to_json
 
 from p2ptrain.data.chunks import permutation
 from p2ptrain.data.manifest import Manifest
-from p2ptrain.data.sampler import assigned, window
+from p2ptrain.data.sampler import assigned, noise_of, window
 from p2ptrain.data.text import TextOptions, text_records
 from p2ptrain.data.tokenisers import Tokeniser
 from p2ptrain.data.weights import Tensors, WeightsManifest, load_weights
@@ -251,6 +251,12 @@ def test_a_peer_trains_on_these_records(vector: Any) -> None:
     indices = assigned(beacon, vector["peer"], vector["records"], steps, batch)
     assert indices.tolist() == vector["indices"]
     assert digest("samples", indices.astype("<i4").tobytes()).hex() == vector["data"]
+
+
+@vectors("data", "noises")
+def test_the_random_draws_of_a_round_have_this_key(vector: Any) -> None:
+    beacon = Digest(bytes.fromhex(vector["beacon"]))
+    assert noise_of(beacon, vector["peer"]).to_bytes(8, "little").hex() == vector["noise"]
 
 
 def weights_of(vector: Any, network: Tensors) -> bytes:

@@ -7,7 +7,7 @@ from examples import ALICE, BOB, named
 
 from p2ptrain.data.chunks import permutation
 from p2ptrain.data.manifest import Manifest
-from p2ptrain.data.sampler import assigned, window
+from p2ptrain.data.sampler import assigned, noise_of, window
 from p2ptrain.data.text import TextOptions, samples_in, text_records
 from p2ptrain.data.weights import WeightsManifest
 from p2ptrain.wire.cid import cid_of
@@ -222,6 +222,14 @@ def make_data() -> Any:
             for chunks in (1, 64, 65, 100)
         ],
         "draws": _draws(),
+        "noises": [
+            {
+                "beacon": BEACON.hex(),
+                "peer": signer.peer,
+                "noise": noise_of(BEACON, signer.peer).to_bytes(8, "little").hex(),
+            }
+            for signer in (ALICE, BOB)
+        ],
         "weights": _weights(),
         "weights_rejected": _weights_refused(),
     }
