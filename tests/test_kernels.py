@@ -20,7 +20,8 @@ from p2ptrain.device.golden_basic import ADAMW, SGD
 from p2ptrain.device.golden_inputs import Case, uniform
 from p2ptrain.device.kernels import KernelLibrary, read_source, source_folder
 from p2ptrain.device.opencl import open_device
-from p2ptrain.device.operations import Moments, Operations, Tile, best_tile, row_major
+from p2ptrain.device.operations import Moments, Operations, Tile, row_major
+from p2ptrain.device.products import best_tile, gemm_naive, gemm_tiled
 from p2ptrain.device.selftest import PROBES, self_test
 from p2ptrain.errors import DeviceError
 
@@ -85,11 +86,9 @@ def product(operations: Operations, a: Floats, b: Floats, tile: Tile | None) -> 
     left = row_major(DEVICE.upload(np.ascontiguousarray(a.T)), k, m).transposed
     right, to = row_major(DEVICE.upload(b), k, n), row_major(out, m, n)
     if tile is None:
-        launches = [operations.gemm_naive(left, right, to)]
+        gemm_naive(operations.library, left, right, to).enqueue()
     else:
-        launches = operations.gemm_tiled(tile, left, right, to)
-    for launch in launches:
-        launch.enqueue()
+        gemm_tiled(operations.library, tile, (left, right), to).enqueue()
     result: Floats = out.read()
     return result
 
