@@ -1,9 +1,13 @@
 """Inner optimisers: their settings, their state and the step that a plan's gradient goes through.
 
-The formulas are in kernels/optim.cl and, in numpy, in p2ptrain/device/reference.py. What the host
-adds is AdamW's correction of the bias, 1 / (1 - beta^t): the power is a product of t float64
-factors taken in order, the quotient is rounded to float32 once. IEEE 754 defines each of these
-operations, so every peer has the same table.
+The formulas are in kernels/optim.cl and, in numpy, in p2ptrain/device/reference_optim.py. What the
+host adds is the learning rate of the step (schedules.py) and AdamW's correction of the bias,
+1 / (1 - beta^t): the power is a product of t float64 factors taken in order, the quotient is
+rounded to float32 once. IEEE 754 defines each of these operations, so every peer has the same
+table.
+
+The rate goes by the step of the run, which all peers share; the correction goes by the steps that
+this peer's moments have seen.
 """
 
 from dataclasses import dataclass
@@ -11,12 +15,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p2ptrain.device.operations import ADAMW_UNBIAS1, ADAMW_UNBIAS2, Moments, Operations
+from p2ptrain.device.operations import Moments, Operations
+from p2ptrain.device.optimize import (
+    ADAMW_RATE,
+    ADAMW_SHRINK,
+    ADAMW_SPREAD,
+    SGD_RATE,
+    Stepped,
+    adamw_step,
+    clip_by_norm,
+    sgd_step,
+)
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.graph import Weights
+from p2ptrain.model.recorder import Weights
+from p2ptrain.train.schedules import SCHEDULES, Schedule, rate
 
 OPTIMIZERS = ("sgd", "adamw")
 BATCH_MAX = 65_536  # rows of a step; activations of a step must fit the device
+ONE = np.float32(1)
+WARMUP_END = 1 << 40  # of a run that does not say how long it is
 EPSILON_MIN = 1e-30  # a smaller one lets AdamW divide by nearly nothing
 
 
@@ -24,13 +41,19 @@ EPSILON_MIN = 1e-30  # a smaller one lets AdamW divide by nearly nothing
 class InnerConfig:
     """Settings of the local steps, equal on all peers.
 
-    optimizer      "sgd" (with momentum) or "adamw"
-    learning_rate  above 0
-    momentum       of sgd, 0 <= momentum < 1
-    beta1, beta2   of adamw, each 0 <= beta < 1
-    epsilon        of adamw
-    weight_decay   0 or more, on every parameter; decoupled in adamw
-    batch          samples of a step
+    optimizer          "sgd" (with momentum) or "adamw"
+    learning_rate      above 0; the highest of a schedule
+    momentum           of sgd, 0 <= momentum < 1
+    beta1, beta2       of adamw, each 0 <= beta < 1
+    epsilon            of adamw
+    weight_decay       0 or more, where the mask of decays says so; decoupled in adamw
+    batch              samples of a step
+    nesterov           of sgd: look ahead along the momentum
+    clip_norm          largest norm of a step's gradient; 0: any
+    schedule           "constant", "cosine" or "one-cycle" (schedules.py)
+    warmup_steps       steps of the run in which the learning rate rises
+    learning_rate_end  of cosine and one-cycle: the rate at the end of the run
+    total_steps        steps of the run, rounds x local steps; constant does not ask
     """
 
     optimizer: str = "sgd"
@@ -41,6 +64,12 @@ class InnerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     batch: int = 32
+    nesterov: bool = False
+    clip_norm: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    learning_rate_end: float = 0.0
+    total_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges.
@@ -48,19 +77,51 @@ class InnerConfig:
         Raises:
           ConfigError  with the key, the value and what is allowed
         """
+        warmup_end = max(1, self.total_steps) if self.falls else WARMUP_END
         allowed = {
             "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             "learning_rate": (0 < self.learning_rate < 1e3, "above 0 and below 1000"),
             "momentum": (0 <= self.momentum < 1, "0 or more and below 1"),
             "beta1": (0 <= self.beta1 < 1, "0 or more and below 1"),
             "beta2": (0 <= self.beta2 < 1, "0 or more and below 1"),
-            "epsilon": (EPSILON_MIN <= self.epsilon < 1, f"{EPSILON_MIN} or more and below 1"),
+            "epsilon": (EPSILON_MIN <= self.epsilon <= 1, f"{EPSILON_MIN} to 1"),
             "weight_decay": (0 <= self.weight_decay < 1e3, "0 or more and below 1000"),
             "batch": (1 <= self.batch <= BATCH_MAX, f"1 to {BATCH_MAX}"),
+            "nesterov": (not self.nesterov or self.optimizer == "sgd", "false, unless with sgd"),
+            "clip_norm": (0 <= self.clip_norm < 1e30, "0 or more and below 1e30"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "learning_rate_end": (
+                0 <= self.learning_rate_end <= self.learning_rate,
+                "0 to the learning rate",
+            ),
+            "warmup_steps": (
+                0 <= self.warmup_steps < warmup_end,
+                f"0 or more and below {warmup_end}, the steps of the run",
+            ),
+            "total_steps": (
+                self.total_steps > 0 or not self.falls,
+                "rounds x local_steps where the rate falls",
+            ),
         }
         for key, (is_allowed, rule) in allowed.items():
             if not is_allowed:
                 raise ConfigError(f"inner {key} = {getattr(self, key)}: allowed is {rule}")
+
+    @property
+    def falls(self) -> bool:
+        """Whether the learning rate falls until the last step of the run."""
+        return self.schedule != "constant"
+
+    @property
+    def course(self) -> Schedule:
+        """The learning rate's schedule."""
+        return Schedule(
+            self.schedule,
+            self.learning_rate,
+            self.learning_rate_end,
+            self.warmup_steps,
+            self.total_steps,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,33 +162,65 @@ def inner_state_from_bytes(content: bytes, like: InnerState) -> InnerState:
 class InnerOptimizer:
     """Applies the gradient of a plan to its parameters, on the device."""
 
-    def __init__(self, operations: Operations, config: InnerConfig, weights: Weights) -> None:
-        if weights.gradient is None:
-            raise ValueError("an optimiser needs the weights of a plan with a gradient")
-        device = operations.device
-        parameters, gradient = weights.parameters, weights.gradient
+    def __init__(
+        self,
+        operations: Operations,
+        config: InnerConfig,
+        weights: Weights,
+        decay_mask: NDArray[np.uint8],
+    ) -> None:
+        """Record the launches of a step.
+
+        Args:
+          weights     of a plan with a gradient
+          decay_mask  (padded_size,) uint8, 1 where weight decay applies: Layout.decay_mask
+        """
+        assert weights.gradient is not None, "an optimiser needs a gradient"
+        device, parameters = operations.device, weights.parameters
+        assert decay_mask.shape == parameters.shape, "one entry of the mask for each parameter"
         self._config = config
+        self._course = config.course
         self._is_adamw = config.optimizer == "adamw"
         second_shape = parameters.shape if self._is_adamw else (0,)
         self._moments = Moments(device.zeros(parameters.shape), device.zeros(second_shape))
         self._step_count = 0
         self._powers = (1.0, 1.0)
+        factor = device.upload(np.ones(1, np.float32))
+        vectors = Stepped(parameters, weights.gradient, device.upload(decay_mask), factor)
+        first_rate = rate(self._course, 0)
         if self._is_adamw:
-            scalars = adamw_scalars(config, (1.0, 1.0))
-            self._launch = operations.adamw(parameters, gradient, self._moments, scalars)
+            scalars = adamw_scalars(config, first_rate, (1.0, 1.0))
+            self._step = adamw_step(operations, vectors, self._moments, scalars)
         else:
-            scalars = sgd_scalars(config)
-            self._launch = operations.sgd(parameters, gradient, self._moments.first, scalars)
+            scalars = sgd_scalars(config, first_rate)
+            self._step = sgd_step(
+                operations, vectors, self._moments.first, scalars, config.nesterov
+            )
+        self._launches = list(self._step)
+        if config.clip_norm:
+            most = np.float32(config.clip_norm)
+            clip = clip_by_norm(operations, weights.gradient, factor, most)
+            self._launches = [*clip, *self._step]
 
-    def enqueue(self) -> None:
-        """Put one step into the queue."""
+    def enqueue(self, step: int) -> None:
+        """Put one step into the queue.
+
+        Args:
+          step  of the run, counted from 0: round x local steps + local step
+        """
         self._step_count += 1
+        now = rate(self._course, step)
         if self._is_adamw:
             self._powers = next_powers(self._config, self._powers)
-            scalars = adamw_scalars(self._config, self._powers)
-            self._launch.set_scalar(ADAMW_UNBIAS1, scalars[-2])
-            self._launch.set_scalar(ADAMW_UNBIAS2, scalars[-1])
-        self._launch.enqueue()
+            scalars = adamw_scalars(self._config, now, self._powers)
+            changed = {ADAMW_RATE: scalars[0], ADAMW_SHRINK: scalars[1], ADAMW_SPREAD: scalars[-1]}
+        else:
+            changed = {SGD_RATE: now}
+        for launch in self._step:
+            for index, value in changed.items():
+                launch.set_scalar(index, value)
+        for launch in self._launches:
+            launch.enqueue()
 
     def state(self) -> InnerState:
         """Wait for the steps in the queue and copy the state."""
@@ -144,13 +237,13 @@ class InnerOptimizer:
             self._powers = next_powers(self._config, self._powers)
 
 
-def sgd_scalars(config: InnerConfig) -> tuple[np.float32, ...]:
-    """Rate, momentum and decay for the kernel sgd and its twin."""
-    return (
-        np.float32(config.learning_rate),
-        np.float32(config.momentum),
-        np.float32(config.weight_decay),
-    )
+def sgd_scalars(config: InnerConfig, now: np.float32) -> tuple[np.float32, ...]:
+    """Rate, momentum and decay for sgd_step, nesterov_step and their twin.
+
+    Args:
+      now  learning rate of the step
+    """
+    return now, np.float32(config.momentum), np.float32(config.weight_decay)
 
 
 def next_powers(config: InnerConfig, powers: tuple[float, float]) -> tuple[float, float]:
@@ -161,22 +254,27 @@ def next_powers(config: InnerConfig, powers: tuple[float, float]) -> tuple[float
     )
 
 
-def adamw_scalars(config: InnerConfig, powers: tuple[float, float]) -> tuple[np.float32, ...]:
-    """Rate .. unbias2 for the kernel adamw and its twin.
+def adamw_scalars(
+    config: InnerConfig, now: np.float32, powers: tuple[float, float]
+) -> tuple[np.float32, ...]:
+    """Rate .. spread for adamw_step and its twin.
+
+    With unbias = 1 / (1 - beta^t), the kernel's rate is the learning rate times unbias1 and its
+    spread the square root of unbias2, each a float32 operation on float32 values.
 
     Args:
+      now     learning rate of the step
       powers  (beta1^t, beta2^t) at step t; (1, 1) at t = 0, where unbias is not used yet
     """
     beta1, beta2 = np.float32(config.beta1), np.float32(config.beta2)
-    unbias1, unbias2 = (np.float32(1 / (1 - power)) if power < 1 else 1 for power in powers)
+    unbias1, unbias2 = (np.float32(1 / (1 - power)) if power < 1 else ONE for power in powers)
     return (
-        np.float32(config.learning_rate),
-        np.float32(config.weight_decay),
+        now * unbias1,
+        now * np.float32(config.weight_decay),
         beta1,
-        np.float32(1) - beta1,
+        ONE - beta1,
         beta2,
-        np.float32(1) - beta2,
+        ONE - beta2,
         np.float32(config.epsilon),
-        np.float32(unbias1),
-        np.float32(unbias2),
+        np.sqrt(unbias2),
     )
