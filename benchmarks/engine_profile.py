@@ -23,7 +23,7 @@ import numpy as np
 import pyopencl as cl
 
 from benchmarks.engine_models import WORKLOADS, make_indices
-from p2ptrain.device.kernels import KernelLibrary, Launch, source_folder
+from p2ptrain.device.kernels import Launch, source_folder
 from p2ptrain.device.opencl import open_device
 from p2ptrain.train.local import Trainer
 
@@ -51,9 +51,8 @@ def argument_names() -> dict[str, list[str]]:
     for path in sorted(source_folder().glob("*.cl")):
         text = COMMENT.sub("", path.read_text("utf-8"))
         for kernel, arguments in FUNCTION.findall(text):
-            names[kernel] = [
-                part.split()[-1].lstrip("*") for part in arguments.split(",") if part.strip()
-            ]
+            parts = [part.split() for part in arguments.split(",")]
+            names[kernel] = [words[-1].lstrip("*") for words in parts if words]
     return names
 
 
@@ -81,10 +80,7 @@ def describe(launch: Launch, names: dict[str, list[str]]) -> tuple[str, float]:
 
 def step_launches(trainer: Trainer) -> list[Launch]:
     """The launches of one training step, the optimiser's last."""
-    plan, optimizer = trainer._steps, trainer._optimizer
-    launches = getattr(plan, "launches", None) or plan._launches
-    last = getattr(optimizer, "launches", None) or [optimizer._launch]
-    return [*launches, *last]
+    return [*trainer.plan().launches, *trainer._optimizer._launches]
 
 
 def timed(launches: Sequence[Launch], steps: int) -> list[float]:
@@ -154,13 +150,13 @@ def main() -> None:
     if options.threads:
         os.environ["POCL_MAX_PTHREAD_COUNT"] = str(options.threads)
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
-    from benchmarks.engine_ours import TRAINERS
+    from benchmarks.engine_ours import make_trainer
 
     device = open_device()
     device.queue = cl.CommandQueue(
         device.context, properties=cl.command_queue_properties.PROFILING_ENABLE
     )
-    trainer = TRAINERS[options.model](device, KernelLibrary(device))
+    trainer = make_trainer(options.model, device)
     trainer.set_parameters(trainer.initial_parameters())
     step = plain_step_us(trainer, options.model, options.steps)
     rows = measure(step_launches(trainer), options.steps)
