@@ -6,7 +6,7 @@
  *
  *   det_div(a, b)         correctly rounded (half to even)       no other value has its bits
  *   det_div_normal(a, b)  the same bits in two thirds of the time, within a domain: see below
- *   det_recip(b)          correctly rounded, for 2^-126 <= |b| < 2^126; NaN for 0, inf and NaN
+ *   det_recip(b)          correctly rounded, for 2^-126 <= |b| < 2^126; not finite for 0 and NaN
  *   det_sqrt(x)           correctly rounded
  *   det_rsqrt(x)          correctly rounded but for two of 2^24 mantissas, within 1 ulp there
  *   det_exp(x)            within 0.90 ulp; +0 below -87.33654 and inf above 88.72283
@@ -22,7 +22,7 @@
  * but for det_div_normal, det_recip and the two of GELU, whose NaN may have any payload.
  *
  * The domain of det_div_normal: 2^-126 <= |b| < 2^126; a is 0 or 2^-100 <= |a|; the quotient, if it
- * is not 0, is in 2^-126 <= |a / b| < 2^127. A NaN or an infinity in a or b and b = 0 give NaN.
+ * is not 0, is in 2^-126 <= |a / b| < 2^127. A NaN or an infinity in a or b, and b = 0, give NaN or an infinity.
  *
  * Division. An integer subtraction gives the reciprocal to within 5.1%, equally for every exponent,
  * and Newton's iteration the correctly rounded reciprocal of all 2^23 mantissas but one, which is

@@ -144,7 +144,8 @@ def div(a: Floats, b: Floats) -> Floats:
 def div_normal(a: Floats, b: Floats) -> Floats:
     """The quotient, correctly rounded; NaN where b is 0 and where a or b is not finite.
 
-    This and recip are the kernel's within the domains that detmath.cl states.
+    This and recip are the kernel's within the domains that detmath.cl states; outside of them the
+    kernel's result may be another one that is not finite.
     """
     with np.errstate(**QUIET):  # type: ignore[arg-type]
         defined = np.isfinite(a) & np.isfinite(b) & (np.asarray(b) != 0)
