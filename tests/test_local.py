@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2ptrain.device import reference
+from p2ptrain.device import reference, reference_optim
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Operations
@@ -18,6 +18,7 @@ from p2ptrain.errors import ConfigError
 from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.train.local import STEPS_AT_ONCE, Trainer, TrainingData, steps_at_once
 from p2ptrain.train.optimizers import InnerConfig, adamw_scalars, next_powers, sgd_scalars
+from p2ptrain.train.schedules import rate
 
 Floats = NDArray[np.float32]
 
@@ -92,14 +93,17 @@ class NumpyTrainer:
     def step(self, vector: Floats, index: NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Parameters after one step, and the losses."""
         gradient, loss = self.gradient(vector, index)
+        mask, now = self.spec.layout.decay_mask(), rate(self.inner.course, 0)
         if self.inner.optimizer == "sgd":
-            scalars = sgd_scalars(self.inner)
-            vector, self.first = reference.sgd(vector, gradient, self.first, *scalars)
+            scalars = sgd_scalars(self.inner, now)
+            vector, self.first = reference_optim.sgd_step(
+                vector, gradient, self.first, mask, scalars
+            )
             return vector, loss
         self.powers = next_powers(self.inner, self.powers)
         state = (vector, self.first, self.second)
-        scalars = adamw_scalars(self.inner, self.powers)
-        vector, self.first, self.second = reference.adamw(state, gradient, scalars)
+        scalars = adamw_scalars(self.inner, now, self.powers)
+        vector, self.first, self.second = reference_optim.adamw_step(state, gradient, mask, scalars)
         return vector, loss
 
 
