@@ -27,8 +27,8 @@
  *   stats_simple, apply_simple, partial_simple, dx_simple   one work-item for a group, an element,
  *              a channel of an image, an element: global size rounded up to the local size of 64.
  *   forward_images, backward_images   one work-item for some groups of an image, for CPUs: global
- *              size (blocks of GB groups, N), local size (1, 1), and 4 C / local memory. All passes
- *              run while the image is in the cache, VECTOR channels at a time.
+ *              size (blocks of GB groups, N), local size (1, 1), local memory 4 (GB Q + VW) floats.
+ *              All passes run while the image is in the cache, VW channels at a time (tile.cl).
  *   parameter_gradients   in both: one work-item for a channel, local size 64.
  *
  * Wu and He, Group normalization, 2018, arXiv:1803.08494.
@@ -36,9 +36,9 @@
  */
 
 #include "detmath.cl"
+#include "tile.cl"
 
 #define EPSILON 1e-5f
-#define VECTOR 16
 
 #ifndef RELU
 #define RELU 0 /* 1: a ReLU behind the normalisation */
@@ -172,17 +172,49 @@ __kernel void parameter_gradients(__global const float *restrict partial,
 
 /* --- by images -------------------------------------------------------------------------------- */
 
-/* The first `count` channels of the lanes by the tree of tree_sum. Lanes past `used` hold +0,
-   which no addition would change, so they are left out. */
-static inline void sum_lanes(float (*lane)[VECTOR], __local float *sums, const int used,
-                             const int count)
+/* Inlined, since the count of channels is a constant but at the last of them. */
+#define INLINE static inline WIDE __attribute__((always_inline))
+/* A vector on two lines of the cache takes twice as long. */
+#define ON_A_LINE __attribute__((aligned(64)))
+
+/* The first count values; what is behind them is neither read nor written. */
+INLINE vector load(__global const float *from, const int count)
+{
+    if (count == VW)
+        return *(__global const vector *)from;
+    vector x = (vector)(0.0f);
+    for (int v = 0; v < MIN(VW, count); v++)
+        ((float *)&x)[v] = from[v];
+    return x;
+}
+
+INLINE void store(vector x, __global float *to, const int count)
+{
+    if (count == VW)
+        *(__global vector *)to = x;
+    else
+        for (int v = 0; v < MIN(VW, count); v++)
+            to[v] = ((float *)&x)[v];
+}
+
+INLINE vector gradient_before_relu(__global const float *y, const vector d, const int count)
+{
+#if RELU
+    const vector zero = (vector)(0.0f);
+    return load(y, count) <= zero ? zero : d;
+#else
+    return d;
+#endif
+}
+
+/* The tree of tree_sum. Lanes past `used` hold +0, which no addition of it would change, so they
+   are left out. */
+INLINE vector sum_lanes(vector *lane, const int used)
 {
     for (int width = LANES / 2; width > 0; width /= 2)
         for (int l = 0; l < MIN(width, used - width); l++)
-            for (int v = 0; v < count; v++)
-                lane[l][v] = lane[l][v] + lane[l + width][v];
-    for (int v = 0; v < count; v++)
-        sums[v] = lane[0][v];
+            lane[l] = lane[l] + lane[l + width];
+    return lane[0];
 }
 
 /* The sum of count values that lie side by side: value q in lane q mod 64. */
@@ -201,69 +233,59 @@ static inline float group_sum(__local const float *values, const int count)
     return lane[0];
 }
 
-static inline void sum_values(__global const float *restrict x, __local float *sums, const int P,
-                              const int C, const int count)
+/* Local arrays hold VW values behind the last channel, so whole vectors are read and written. */
+INLINE void sum_values(__global const float *restrict x, __local float *sums, const int P,
+                       const int C, const int count)
 {
-    float lane[LANES][VECTOR];
-    const int used = MIN(LANES, P);
-    for (int l = 0; l < used; l++)
-        for (int v = 0; v < count; v++)
-            lane[l][v] = 0.0f + x[(size_t)l * C + v];
+    ON_A_LINE vector lane[LANES];
+    for (int p = 0; p < MIN(LANES, P); p++)
+        lane[p] = 0.0f + load(x + (size_t)p * C, count);
     for (int p = LANES; p < P; p++)
-        for (int v = 0; v < count; v++)
-            lane[p % LANES][v] = lane[p % LANES][v] + x[(size_t)p * C + v];
-    sum_lanes(lane, sums, used, count);
+        lane[p & (LANES - 1)] += load(x + (size_t)p * C, count);
+    *(__local vector *)sums = sum_lanes(lane, MIN(LANES, P));
 }
 
-static inline void sum_squares(__global const float *restrict x, __local const float *mean,
-                               __local float *sums, const int P, const int C, const int count)
+INLINE void sum_squares(__global const float *restrict x, __local const float *mean,
+                        __local float *sums, const int P, const int C, const int count)
 {
-    float lane[LANES][VECTOR], m[VECTOR];
-    const int used = MIN(LANES, P);
-    for (int v = 0; v < count; v++)
-        m[v] = mean[v];
-    for (int l = 0; l < used; l++)
-        for (int v = 0; v < count; v++)
-            lane[l][v] = 0.0f;
-    for (int p = 0; p < P; p++)
-        for (int v = 0; v < count; v++) {
-            const float u = flush_tiny(x[(size_t)p * C + v] - m[v]);
-            lane[p % LANES][v] = fused(u, u, lane[p % LANES][v]);
-        }
-    sum_lanes(lane, sums, used, count);
-}
-
-static inline void apply(__global const float *restrict x, __global float *restrict y,
-                         __local const float *mean, __local const float *factor,
-                         __global const float *restrict shift, const int P, const int C,
-                         const int count)
-{
-    float m[VECTOR], f[VECTOR], s[VECTOR];
-    for (int v = 0; v < count; v++) {
-        m[v] = mean[v];
-        f[v] = factor[v];
-        s[v] = shift[v];
+    ON_A_LINE vector lane[LANES];
+    const vector m = *(__local const vector *)mean;
+    for (int p = 0; p < MIN(LANES, P); p++) {
+        const vector u = flush_vector(load(x + (size_t)p * C, count) - m);
+        lane[p] = u * u;
     }
-    for (int p = 0; p < P; p++)
-        for (int v = 0; v < count; v++) {
-            const size_t at = (size_t)p * C + v;
-            const float value = fused(flush_tiny(x[at] - m[v]), f[v], s[v]);
-            y[at] = (RELU && value <= 0.0f) ? 0.0f : flush_tiny(value);
-        }
+    for (int p = LANES; p < P; p++) {
+        const vector u = flush_vector(load(x + (size_t)p * C, count) - m);
+        lane[p & (LANES - 1)] = fused_vector(u, u, lane[p & (LANES - 1)]);
+    }
+    *(__local vector *)sums = sum_lanes(lane, MIN(LANES, P));
 }
 
-/* Calls with a constant number of channels, over which loops become vectors, and one more with
-   what is left: AT stands for the first channel. */
+INLINE void apply(__global const float *restrict x, __global float *restrict y,
+                  __local const float *mean, __local const float *factor,
+                  __global const float *restrict shift, const int P, const int C, const int count)
+{
+    const vector m = *(__local const vector *)mean;
+    const vector f = *(__local const vector *)factor;
+    const vector s = load(shift, count);
+    for (int p = 0; p < P; p++) {
+        const vector u = flush_vector(load(x + (size_t)p * C, count) - m);
+        const vector value = flush_vector(fused_vector(u, f, s));
+        store(RELU ? relu_vector(value) : value, y + (size_t)p * C, count);
+    }
+}
+
+/* Calls for VW channels at a time, the first of them AT, and once more for what is left. */
 #define FOR_CHANNELS(WIDTH, CALL, ...) \
     do { \
         int AT = 0; \
-        for (; AT + VECTOR <= (WIDTH); AT += VECTOR) \
-            CALL(__VA_ARGS__, VECTOR); \
+        for (; AT + VW <= (WIDTH); AT += VW) \
+            CALL(__VA_ARGS__, VW); \
         if (AT < (WIDTH)) \
             CALL(__VA_ARGS__, (WIDTH) - AT); \
     } while (0)
 
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
 void forward_images(__global const float *restrict x, __global const float *restrict parameters,
                     __global float *restrict y, __global float *restrict stats, SHAPE,
                     const float share, const int scale_offset, const int shift_offset,
@@ -275,7 +297,7 @@ void forward_images(__global const float *restrict x, __global const float *rest
     __global float *stat = stats + 2 * ((size_t)n * G + g0);
     __global const float *scale = parameters + scale_offset + g0 * Q;
     __global const float *shift = parameters + shift_offset + g0 * Q;
-    __local float *mean = work, *sums = work + GB * Q;
+    __local float *mean = work, *sums = work + GB * Q + VW;
     FOR_CHANNELS(width, sum_values, x + first + AT, sums + AT, P, C);
     for (int g = 0; g < groups; g++) {
         const float m = flush_tiny(group_sum(sums + g * Q, Q) * share);
@@ -295,55 +317,44 @@ void forward_images(__global const float *restrict x, __global const float *rest
                  P, C);
 }
 
-static inline void sum_gradients(__global const float *restrict x, __global const float *restrict y,
-                                 __global const float *restrict d, __local const float *mean,
-                                 __local float *plain_sums, __local float *product_sums,
-                                 const int P, const int C, const int count)
+INLINE void sum_gradients(__global const float *restrict x, __global const float *restrict y,
+                          __global const float *restrict d, __local const float *mean,
+                          __local float *plain_sums, __local float *product_sums,
+                          const int P, const int C, const int count)
 {
-    float plain[LANES][VECTOR], product[LANES][VECTOR], m[VECTOR];
-    const int used = MIN(LANES, P);
-    for (int v = 0; v < count; v++)
-        m[v] = mean[v];
-    for (int l = 0; l < used; l++)
-        for (int v = 0; v < count; v++) {
-            plain[l][v] = 0.0f;
-            product[l][v] = 0.0f;
-        }
-    for (int p = 0; p < P; p++)
-        for (int v = 0; v < count; v++) {
-            const size_t at = (size_t)p * C + v;
-            const int l = p % LANES;
-            const float e = (RELU && y[at] <= 0.0f) ? 0.0f : d[at];
-            plain[l][v] = plain[l][v] + e;
-            product[l][v] = fused(e, flush_tiny(x[at] - m[v]), product[l][v]);
-        }
-    sum_lanes(plain, plain_sums, used, count);
-    sum_lanes(product, product_sums, used, count);
-}
-
-static inline void differentiate(__global const float *restrict x, __global const float *restrict y,
-                                 __global const float *restrict d, __global float *restrict dx,
-                                 __local const float *mean, __local const float *factor,
-                                 __local const float *slope, __local const float *level,
-                                 const int P, const int C, const int count)
-{
-    float m[VECTOR], f[VECTOR], s[VECTOR], k[VECTOR];
-    for (int v = 0; v < count; v++) {
-        m[v] = mean[v];
-        f[v] = factor[v];
-        s[v] = -slope[v];
-        k[v] = -level[v];
+    ON_A_LINE vector plain[LANES], product[LANES];
+    const vector m = *(__local const vector *)mean;
+    for (int p = 0; p < P; p++) {
+        const size_t at = (size_t)p * C;
+        const int l = p & (LANES - 1);
+        const vector e = gradient_before_relu(y + at, load(d + at, count), count);
+        const vector u = flush_vector(load(x + at, count) - m);
+        plain[l] = p < LANES ? 0.0f + e : plain[l] + e;
+        product[l] = fused_vector(e, u, p < LANES ? (vector)(0.0f) : product[l]);
     }
-    for (int p = 0; p < P; p++)
-        for (int v = 0; v < count; v++) {
-            const size_t at = (size_t)p * C + v;
-            const float e = (RELU && y[at] <= 0.0f) ? 0.0f : d[at];
-            const float u = flush_tiny(x[at] - m[v]);
-            dx[at] = flush_tiny(fused(e, f[v], fused(u, s[v], k[v])));
-        }
+    *(__local vector *)plain_sums = sum_lanes(plain, MIN(LANES, P));
+    *(__local vector *)product_sums = sum_lanes(product, MIN(LANES, P));
 }
 
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+INLINE void differentiate(__global const float *restrict x, __global const float *restrict y,
+                          __global const float *restrict d, __global float *restrict dx,
+                          __local const float *mean, __local const float *factor,
+                          __local const float *slope, __local const float *level,
+                          const int P, const int C, const int count)
+{
+    const vector m = *(__local const vector *)mean;
+    const vector f = *(__local const vector *)factor;
+    const vector s = -*(__local const vector *)slope;
+    const vector k = -*(__local const vector *)level;
+    for (int p = 0; p < P; p++) {
+        const size_t at = (size_t)p * C;
+        const vector e = gradient_before_relu(y + at, load(d + at, count), count);
+        const vector u = flush_vector(load(x + at, count) - m);
+        store(flush_vector(fused_vector(e, f, fused_vector(u, s, k))), dx + at, count);
+    }
+}
+
+__kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
 void backward_images(__global const float *restrict x, __global const float *restrict y,
                      __global const float *restrict stats, __global const float *restrict d,
                      __global float *restrict partial, __global const float *restrict parameters,
@@ -351,13 +362,13 @@ void backward_images(__global const float *restrict x, __global const float *res
                      const int scale_offset, const int GB, __local float *restrict work)
 {
     const int Q = C / G, n = get_group_id(1), g0 = get_group_id(0) * GB;
-    const int groups = MIN(GB, G - g0), width = groups * Q;
+    const int groups = MIN(GB, G - g0), width = groups * Q, row = GB * Q + VW;
     const size_t first = (size_t)n * P * C + g0 * Q;
     __global const float *stat = stats + 2 * ((size_t)n * G + g0);
     __global const float *scale = parameters + scale_offset + g0 * Q;
     __global float *out = partial + (size_t)(2 * n) * C + g0 * Q;
-    __local float *mean = work, *plain = mean + GB * Q, *product = plain + GB * Q;
-    __local float *factor = product + GB * Q;
+    __local float *mean = work, *plain = work + row, *product = work + 2 * row;
+    __local float *factor = work + 3 * row;
     for (int c = 0; c < width; c++)
         mean[c] = stat[2 * (c / Q)];
     FOR_CHANNELS(width, sum_gradients, x + first + AT, y + first + AT, d + first + AT, mean + AT,

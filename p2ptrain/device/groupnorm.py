@@ -147,14 +147,19 @@ def group_norm_backward(
 def _by_images(
     operations: Operations, norm: GroupNorm, kernel: str, arguments: tuple[Argument, ...]
 ) -> Launch:
-    wanted = TASKS_PER_CORE * operations.device.info.compute_units
-    blocks = min(norm.groups, -(-wanted // norm.batch))
+    assert operations.tile is not None
+    width = operations.tile.width
+    info = operations.device.info
+    blocks = min(norm.groups, -(-TASKS_PER_CORE * info.compute_units // norm.batch))
     groups = -(-norm.groups // blocks)
-    work_bytes = WORK_ROWS * 4 * norm.group_channels
-    groups = max(1, min(groups, operations.device.info.local_bytes // work_bytes))
-    arguments = (*arguments, np.int32(groups), LocalMemory(groups * work_bytes))
+    # A row of local memory holds a value a channel of the task's groups, and a vector behind.
+    fitting = (info.local_bytes // (WORK_ROWS * 4) - width) // norm.group_channels
+    groups = max(1, min(groups, fitting))
+    work_bytes = WORK_ROWS * 4 * (groups * norm.group_channels + width)
+    arguments = (*arguments, np.int32(groups), LocalMemory(work_bytes))
     size = (-(-norm.groups // groups), norm.batch)
-    return operations.library.launch(f"groupnorm.{kernel}", size, (1, 1), arguments, norm.defines)
+    defines = (*norm.defines, f"VW={width}")
+    return operations.library.launch(f"groupnorm.{kernel}", size, (1, 1), arguments, defines)
 
 
 def _by_index(
