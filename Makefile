@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 # Tests of real processes wait more than they compute; two at a time keep two cores busy.
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo setup setup-dev test check fix sim soak bench wheel wheel-demo lock clean
+.PHONY: help demo setup setup-dev test check fix sim soak bench bench-engine wheel wheel-demo lock clean
 
 help:
 	@echo "make demo   set up, then train digits with four peers on this machine"
@@ -16,6 +17,7 @@ help:
 	@echo "make sim    1,000 simulated swarms      make soak   10,000, and real processes under kills"
 	@echo "make wheel  a wheel in dist/           make wheel-demo  the demo in an empty environment"
 	@echo "make bench  the figures of benchmarks/README.md, measured on this machine"
+	@echo "make bench-engine  training steps beside PyTorch and tinygrad (its own environment)"
 
 # --no-deps: the lock file is complete, and one of its pins differs from what libp2p asks for
 # (README, "What a plain pip install needs").
@@ -66,6 +68,18 @@ soak: setup-dev
 bench: setup-dev
 	for each in engine transport wire averaging demo; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
+# PyTorch and tinygrad stay out of .venv: nothing of p2ptrain needs them.
+$(BENCH)/.run: requirements-bench.lock requirements.lock requirements-build.lock
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip --quiet install --no-deps --use-pep517 -r requirements.lock -r requirements-build.lock
+	$(BENCH)/bin/python -m pip --quiet install -r requirements-bench.lock
+	$(BENCH)/bin/python -m pip --quiet install --no-deps --no-build-isolation -e .
+	@touch $@
+
+bench-engine: $(BENCH)/.run
+	$(BENCH)/bin/python -m benchmarks.engine
+	$(BENCH)/bin/python -m benchmarks.engine --starts --threads 2
+
 # The wheel alone; what it needs comes from requirements.lock (README, "Install it").
 wheel: setup
 	rm -f dist/p2ptrain-*.whl
@@ -78,4 +92,4 @@ lock: setup-dev
 	$(BIN)/python .ci/make_lock.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,31 +1,35 @@
-"""How fast the engine trains and multiplies, beside numpy's OpenBLAS and the floor, in one run.
+"""How fast the engine trains, beside PyTorch and tinygrad on the same cores, in one run.
 
-    python -m benchmarks.engine [--repeats 30]
+    make bench-engine                       # its own environment, with both of them
+    python -m benchmarks.engine [--only mlp,gpt] [--threads 1,2] [--slices 5] [--starts] [--json]
 
-Read the figures as ratios: the machine's load moves all of them. Each is the best of many. The
-floor of a step is its floating-point operations at the peak that the same run measures, by the
-largest matrix product that either side reached: a step cannot be faster than its products.
+Read the figures as ratios: the load of the machine moves all of them. Of each program: the median
+and the best of the slices that the programs took in turn (engine_runs.py), the products of a step
+a second (engine_models.py), their share of the machine's peak of multiply-adds as a loop of them
+reaches it in the same run, and torch's time over its time, above 1 if it is faster than torch. The
+memory is the most that the process had, with the framework in it. --starts times something else:
+from the start of the process to the end of its first step, with an empty cache of kernels (once)
+and with a warm one (median).
+
+Programs whose framework is not installed are left out.
 """
 
 import argparse
+import importlib.util
+import json
+import os
+import statistics
 import sys
-import time
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
+from benchmarks.engine_models import WORKLOADS, Workload
+from benchmarks.engine_runs import Program, ProgramFailed, Timed, start_times, take_turns
 
-from p2ptrain.device.kernels import KernelLibrary, Launch
-from p2ptrain.device.opencl import Device, open_device
-from p2ptrain.device.operations import Operations, row_major
-from p2ptrain.device.selftest import self_test
-from p2ptrain.model.mlp import ModelSpec
-from p2ptrain.train.local import STEPS_AT_ONCE, Trainer, TrainingData
-from p2ptrain.train.optimizers import InnerConfig
-
-PRODUCTS = ((512, 512, 512), (1024, 1024, 1024), (128, 512, 784), (128, 512, 512), (512, 784, 128))
-MODELS = ((ModelSpec((64, 256, 10)), 32), (ModelSpec((784, 512, 512, 10)), 128))
-SAMPLES = 2048
+SIDES = ("p2ptrain", "torch", "tinygrad")
+LAYOUTS = {"cnn": ("last", ""), "resnet": ("last", "")}
+OPTIMIZERS = ("fused", "foreach")
+HEAD = f"{'':12} {'median ms':>10} {'best ms':>9} {'GFLOP/s':>8} {'of peak':>8} {'MB':>6}  speed"
 
 
 def say(line: str) -> None:
@@ -34,104 +38,124 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def best_s(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of several runs, after one that is not counted."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def cache_folder() -> Path:
+    """Where compiled kernels lie between runs of the benchmark."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "p2ptrain-benchmark"
 
 
-def measure_products(operations: Operations, repeats: int) -> float:
-    """Print GFLOP/s of matrix products; returns the best that either side reached."""
-    device = operations.device
-    best = 0.0
-    say("\nM x N x K            p2ptrain   numpy   ratio   GFLOP/s, packing included")
-    for m, n, k in PRODUCTS:
-        a = np.linspace(-1, 1, m * k, dtype=np.float32).reshape(m, k)
-        b = np.linspace(1, -1, k * n, dtype=np.float32).reshape(k, n)
-        out = device.empty((m, n))
-        launches = operations.gemm(
-            row_major(device.upload(a), m, k),
-            row_major(device.upload(b), k, n),
-            row_major(out, m, n),
+def variants(side: str, model: str, cores: tuple[int, ...]) -> list[Program]:
+    """The forms of a program that are tried."""
+    if side != "torch":
+        return [Program(side, model, cores)]
+    return [
+        Program(side, model, cores, ",".join(filter(None, (optimizer, layout))))
+        for optimizer in OPTIMIZERS
+        for layout in LAYOUTS.get(model, ("",))
+    ]
+
+
+def rows_of(results: Sequence[Timed], workload: Workload) -> list[dict[str, object]]:
+    """What the table says of each program, the peak left out."""
+    peak = max(timed.peak for timed in results)
+    torch = next((timed for timed in results if timed.program.side == "torch"), None)
+    rows: list[dict[str, object]] = []
+    for timed in results:
+        if timed.program.side == "peak":
+            continue
+        rows.append(
+            {
+                "model": timed.program.model,
+                "threads": len(timed.program.cores),
+                "program": timed.program.side,
+                "variant": timed.program.variant,
+                "median_ms": 1e3 * timed.median,
+                "best_ms": 1e3 * timed.best,
+                "gflops": workload.gflop / timed.best,
+                "of_peak": workload.gflop / timed.best / peak,
+                "memory_mb": timed.memory_mb,
+                "speed_median": torch.median / timed.median if torch else None,
+                "speed_best": torch.best / timed.best if torch else None,
+                "slices": len(timed.seconds),
+                "steps": timed.steps,
+                "peak_gflops": peak,
+            }
         )
-
-        def multiply(launches: list[Launch] = launches) -> None:
-            for launch in launches:
-                launch.enqueue()
-            device.finish()
-
-        def multiply_in_numpy(a: np.ndarray = a, b: np.ndarray = b) -> object:
-            return a @ b
-
-        giga = 2e-9 * m * n * k
-        ours = giga / best_s(multiply, repeats)
-        theirs = giga / best_s(multiply_in_numpy, repeats)
-        best = max(best, ours, theirs)
-        say(f"{m:5} x {n:4} x {k:4}   {ours:8.0f} {theirs:8.0f} {ours / theirs:7.2f}")
-    return best
+    return rows
 
 
-def step_gflop(spec: ModelSpec, batch: int) -> float:
-    """Of the products of one step: forward, weight gradients, and but the first, inputs."""
-    widths = list(pairwise(spec.layers))
-    forward = sum(2e-9 * batch * fan_in * fan_out for fan_in, fan_out in widths)
-    return 3 * forward - 2e-9 * batch * widths[0][0] * widths[0][1]
+def line_of(row: dict[str, object]) -> str:
+    """A row as the table has it."""
+    speed = ""
+    if row["speed_median"] is not None:
+        speed = f"{row['speed_median']:5.2f} median {row['speed_best']:5.2f} best"
+    return (
+        f"{row['program']:12} {row['median_ms']:10.2f} {row['best_ms']:9.2f} "
+        f"{row['gflops']:8.0f} {row['of_peak']:8.0%} {row['memory_mb']:6.0f}  "
+        f"{speed} {row['variant']}"
+    )
 
 
-def numpy_step_s(spec: ModelSpec, batch: int, repeats: int) -> float:
-    """Seconds of the same products in numpy, and nothing else of the step."""
-    inputs = [np.ones((batch, width), np.float32) for width in spec.layers]
-    weights = [np.ones((fan_out, fan_in), np.float32) for fan_in, fan_out in pairwise(spec.layers)]
+def measure_steps(
+    model: str, cores: tuple[int, ...], sides: Sequence[str], options: argparse.Namespace
+) -> None:
+    """Time the steps of one model on so many cores, and print them."""
+    workload = WORKLOADS[model]
+    programs = [[Program("peak", model, cores)], *(variants(side, model, cores) for side in sides)]
+    rows = rows_of(take_turns(programs, options.slices, cache_folder()), workload)
+    if options.json:
+        for row in rows:
+            say(json.dumps(row))
+        return
+    say(
+        f"\n{workload.title}, batch {workload.batch}, threads: {len(cores)}; "
+        f"{workload.gflop:.2f} GFLOP a step, peak {rows[0]['peak_gflops']:.0f} GFLOP/s"
+    )
+    say(HEAD)
+    for row in rows:
+        say(line_of(row))
 
-    def step() -> None:
-        for i, weight in enumerate(weights):
-            inputs[i] @ weight.T
-        for i, weight in enumerate(weights):
-            inputs[i + 1].T @ inputs[i]
-            if i:
-                inputs[i + 1] @ weight
 
-    return best_s(step, repeats)
-
-
-def measure_steps(device: Device, library: KernelLibrary, peak: float, repeats: int) -> None:
-    """Print the time of a training step of each model."""
-    say("\nmodel, batch                    step ms   numpy's products   floor")
-    for spec, batch in MODELS:
-        x = np.linspace(0, 1, SAMPLES * spec.inputs, dtype=np.float32).reshape(SAMPLES, -1)
-        y = (np.arange(SAMPLES) % spec.classes).astype(np.int32)
-        inner = InnerConfig(learning_rate=0.01, batch=batch)
-        trainer = Trainer(device, spec, inner, TrainingData(x, y, x, y), 1, library)
-        start = trainer.initial_parameters()
-        steps = 4 * STEPS_AT_ONCE
-        order = np.arange(steps * batch, dtype=np.int32).reshape(steps, batch) % SAMPLES
-        several = best_s(lambda t=trainer, s=start, o=order: t.pseudo_gradient(s, o), repeats)  # type: ignore[misc]
-        name = "-".join(str(width) for width in spec.layers)
-        products = numpy_step_s(spec, batch, repeats)
-        floor = step_gflop(spec, batch) / peak
-        say(f"{name + ',':22} {batch:4} {1e3 * several / steps:14.3f}"
-            f" {1e3 * products:14.3f} {1e3 * floor:11.3f}")  # fmt: skip
+def measure_starts(
+    model: str, cores: tuple[int, ...], sides: Sequence[str], options: argparse.Namespace
+) -> None:
+    """Time the starts of each program, and print them."""
+    for side in sides:
+        program = variants(side, model, cores)[0]
+        cold, warm = start_times(program, options.slices)
+        row = {"model": model, "threads": len(cores), "program": side, "cold_s": cold}
+        row |= {"warm_median_s": statistics.median(warm), "warm_best_s": min(warm)}
+        if options.json:
+            say(json.dumps(row))
+        else:
+            say(
+                f"{model:8} {side:10} threads: {len(cores)}  first step after {cold:6.2f} s cold, "
+                f"{row['warm_median_s']:.2f} s warm (best {row['warm_best_s']:.2f})"
+            )
 
 
 def main() -> None:
-    """Run every measurement once."""
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=30)
-    repeats = parser.parse_args().repeats
-    device = open_device()
-    library = KernelLibrary(device)
-    started = time.perf_counter()
-    operations = Operations(library)
-    report = self_test(operations)
-    say(f"{report.device}\ntile {report.tile}, contracted fma {report.contracted_fma}, "
-        f"self-test {time.perf_counter() - started:.2f} s")  # fmt: skip
-    peak = measure_products(operations, repeats)
-    measure_steps(device, library, peak, repeats)
+    parser.add_argument("--only", default=",".join(WORKLOADS), help="models, commas between")
+    parser.add_argument("--sides", default=",".join(SIDES), help="programs, commas between")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--slices", type=int, default=5)
+    parser.add_argument("--starts", action="store_true", help="time the starts, not the steps")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    options = parser.parse_args()
+    sides = [s for s in options.sides.split(",") if s == "p2ptrain" or importlib.util.find_spec(s)]
+    available = sorted(os.sched_getaffinity(0))
+    failed = False
+    for model in options.only.split(","):
+        for threads in sorted({min(int(t), len(available)) for t in options.threads.split(",")}):
+            measure = measure_starts if options.starts else measure_steps
+            try:
+                measure(model, tuple(available[-threads:]), sides, options)
+            except ProgramFailed as error:
+                failed = True
+                say(f"\n{model}, threads: {threads}: {error}")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
