@@ -22,7 +22,8 @@
  * but for det_div_normal, det_recip and the two of GELU, whose NaN may have any payload.
  *
  * The domain of det_div_normal: 2^-126 <= |b| < 2^126; a is 0 or 2^-100 <= |a|; the quotient, if it
- * is not 0, is in 2^-126 <= |a / b| < 2^127. A NaN or an infinity in a or b, and b = 0, give NaN or an infinity.
+ * is not 0, is in 2^-126 <= |a / b| < 2^127. A NaN or an infinity in a or b, and b = 0, give what is
+ * not finite.
  *
  * Division. An integer subtraction gives the reciprocal to within 5.1%, equally for every exponent,
  * and Newton's iteration the correctly rounded reciprocal of all 2^23 mantissas but one, which is
