@@ -244,7 +244,6 @@ typedef int integers __attribute__((ext_vector_type(VW), aligned(4)));
 
 #define ROUND_UP(n, to) (((n) + (to) - 1) / (to) * (to))
 #define AS_INTEGERS(x) __builtin_astype((x), integers)
-#define AS_VECTOR(x) __builtin_astype((x), vector)
 
 static inline vector fused_vector(vector a, vector b, vector c)
 {
@@ -255,29 +254,6 @@ static inline vector fused_vector(vector a, vector b, vector c)
 static inline vector flush_tiny_vector(vector x)
 {
     return (AS_INTEGERS(x) & 0x7fffffff) < (int)TINY_BITS ? (vector)(0.0f) : x;
-}
-
-/*
- * share() of a vector. The argument is at most 0 where the result counts, and det_exp's two
- * factors 2^n / 2 are one here, since 2^-58 is a normal number.
- */
-static inline vector share_vector(vector x)
-{
-    const integers inside = (x >= (vector)(NEGLIGIBLE)) & (x <= (vector)(0.0f));
-    const vector xc = inside ? x : (vector)(0.0f);
-    const vector magic = (vector)(12582912.0f);
-    const vector n = fused_vector(xc, (vector)(1.44269504f), magic) - magic;
-    vector r = fused_vector(n, (vector)(-0.693359375f), xc);
-    r = fused_vector(n, (vector)(2.12194440e-4f), r);
-    vector p = fused_vector((vector)(1.9875691500e-4f), r, (vector)(1.3981999507e-3f));
-    p = fused_vector(p, r, (vector)(8.3334519073e-3f));
-    p = fused_vector(p, r, (vector)(4.1665795894e-2f));
-    p = fused_vector(p, r, (vector)(1.6666665459e-1f));
-    p = fused_vector(p, r, (vector)(5.0000001201e-1f));
-    p = fused_vector(p, r * r, r) + (vector)(1.0f);
-    const integers power = (__builtin_convertvector(n, integers) + 127) << 23;
-    const vector y = inside ? p * AS_VECTOR(power) : (vector)(0.0f);
-    return x == x ? y : x;
 }
 
 /* T rows of D channels, stride apart, as [panel][rows][NR] with rows a multiple of NR. */
@@ -441,28 +417,27 @@ static inline WIDE void score_panel(__global const float *restrict keys, const i
 }
 
 /* Scores become weights; sum[n] is the sum of the weights of query n of the panel. */
-static inline WIDE void weigh_panel(__global float *restrict scores, const int count,
-                                    const vector peak[NV], __global float *restrict lanes,
-                                    float *sum)
+static inline void weigh_panel(__global float *restrict scores, const int count,
+                               const float *restrict peak, __global float *restrict lanes,
+                               float *restrict sum)
 {
     for (int j = 0; j < count; j++) {
-        __global vector *row = (__global vector *)(scores + (size_t)j * NR);
-        __global vector *lane = (__global vector *)(lanes + j % LANES * NR);
-#pragma unroll
-        for (int v = 0; v < NV; v++) {
-            const vector e = share_vector(row[v] - peak[v]);
-            row[v] = e;
-            lane[v] = j < LANES ? e : lane[v] + e;
-        }
+        __global float *row = scores + (size_t)j * NR;
+        __global float *lane = lanes + j % LANES * NR;
+        for (int n = 0; n < NR; n++)
+            row[n] = share(row[n] - peak[n]);
+        if (j < LANES)
+            for (int n = 0; n < NR; n++)
+                lane[n] = row[n];
+        else
+            for (int n = 0; n < NR; n++)
+                lane[n] = lane[n] + row[n];
     }
     /* Lanes from count on would be +0, which adds nothing to a weight. */
     for (int width = LANES / 2; width > 0; width /= 2)
-        for (int l = 0; l < width && l + width < count; l++) {
-            __global vector *lane = (__global vector *)(lanes + l * NR);
-#pragma unroll
-            for (int v = 0; v < NV; v++)
-                lane[v] = lane[v] + lane[width * NV + v];
-        }
+        for (int l = 0; l < width && l + width < count; l++)
+            for (int n = 0; n < NR; n++)
+                lanes[l * NR + n] = lanes[l * NR + n] + lanes[(l + width) * NR + n];
     for (int n = 0; n < NR; n++)
         sum[n] = lanes[n];
 }
@@ -493,7 +468,7 @@ TILED void attention_forward_tiled(__global const float *restrict qkv, __global 
             float r[NR];
             pack_columns(q + i0 * stride, stride, queries, T - i0, D);
             score_panel(keys, rows, queries, weights, i0, D, scale, peak);
-            weigh_panel(weights, i0 + NR, peak, lanes, sum);
+            weigh_panel(weights, i0 + NR, (float *)peak, lanes, sum);
             for (int n = 0; n < NR; n++)
                 r[n] = det_div(1.0f, sum[n]);
             for (int m0 = 0; m0 < MIN(NR, T - i0); m0 += MR)
@@ -533,6 +508,15 @@ static inline WIDE void load_queries(__global const float *restrict gradients,
         ((float *)peak)[n] = i0 + n < T ? stats[i0 + n] : 0.0f;
         ((float *)r)[n] = i0 + n < T ? stats[T + i0 + n] : 0.0f;
     }
+}
+
+/* MR rows of products become probabilities. After the diagonal they are of no use, nor are used. */
+static inline void weigh_rows(__global float *restrict rows, const float scale,
+                              const float *restrict peak, const float *restrict r)
+{
+    for (int m = 0; m < MR; m++)
+        for (int n = 0; n < NR; n++)
+            rows[m * NR + n] = probability(rows[m * NR + n] * scale, peak[n], r[n]);
 }
 
 /*
@@ -653,11 +637,9 @@ TILED void attention_backward_tiled(__global const float *restrict qkv,
 #pragma unroll
                 for (int m = 0; m < MR; m++)
 #pragma unroll
-                    for (int v = 0; v < NV; v++) {
-                        const vector s = acc[m][v] * (vector)(scale);
-                        ((__global vector *)(p + (size_t)(j0 + m) * NR))[v] =
-                            flush_tiny_vector(share_vector(s - peak[v]) * r[v]);
-                    }
+                    for (int v = 0; v < NV; v++)
+                        ((__global vector *)(p + (size_t)(j0 + m) * NR))[v] = acc[m][v];
+                weigh_rows(p + (size_t)j0 * NR, scale, (float *)peak, (float *)r);
                 multiply_channels(values + (size_t)j0 * NR, rows, gradient_columns, D, acc);
 #pragma unroll
                 for (int m = 0; m < MR; m++)

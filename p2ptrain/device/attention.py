@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2ptrain.device.kernels import LOCAL_SIZE, Launch, ceil_to
+from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray, LocalMemory
 from p2ptrain.device.operations import CHUNK, TASKS_PER_CORE, Operations, Tile
 from p2ptrain.errors import ConfigError
@@ -158,7 +158,7 @@ def _tiled(
     size = ceil_to(work_size(shape, tile, "backward" in kernel), LOCAL_SIZE)
     work = operations.device.empty((groups, size))
     numbers = (np.int32(size), np.int32(shape.batch), *shape.integers, shape.scale)
-    arguments = (*arrays, work, *numbers)
+    arguments: tuple[Argument, ...] = (*arrays, work, *numbers)
     launch = operations.library.launch
     return launch(f"attention.{kernel}", (groups,), (1,), arguments, tile.defines)
 

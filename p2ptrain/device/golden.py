@@ -13,11 +13,12 @@ import json
 
 import numpy as np
 
-from p2ptrain.device import golden_basic, golden_math, golden_optim
+from p2ptrain.device import golden_basic, golden_gpt, golden_math, golden_optim
 from p2ptrain.device.golden_inputs import Array, Case
 from p2ptrain.device.kernels import source_folder
 
 CASES = (
+    golden_gpt.cases,
     golden_basic.cases,
     golden_math.cases,
     golden_optim.cases,
