@@ -196,6 +196,7 @@ class InnerOptimizer:
             self._step = sgd_step(
                 operations, vectors, self._moments.first, scalars, config.nesterov
             )
+        self._scalars: dict[int, np.float32] = {}
         self._launches = list(self._step)
         if config.clip_norm:
             most = np.float32(config.clip_norm)
@@ -212,13 +213,15 @@ class InnerOptimizer:
         now = rate(self._course, step)
         if self._is_adamw:
             self._powers = next_powers(self._config, self._powers)
-            scalars = adamw_scalars(self._config, now, self._powers)
-            changed = {ADAMW_RATE: scalars[0], ADAMW_SHRINK: scalars[1], ADAMW_SPREAD: scalars[-1]}
+            step_rate, shrink, spread = adamw_varying(self._config, now, self._powers)
+            changed = {ADAMW_RATE: step_rate, ADAMW_SHRINK: shrink, ADAMW_SPREAD: spread}
         else:
             changed = {SGD_RATE: now}
-        for launch in self._step:
-            for index, value in changed.items():
-                launch.set_scalar(index, value)
+        for index, value in changed.items():
+            if value != self._scalars.get(index):  # setting one costs as much as a launch
+                self._scalars[index] = value
+                for launch in self._step:
+                    launch.set_scalar(index, value)
         for launch in self._launches:
             launch.enqueue()
 
@@ -259,22 +262,26 @@ def adamw_scalars(
 ) -> tuple[np.float32, ...]:
     """Rate .. spread for adamw_step and its twin.
 
-    With unbias = 1 / (1 - beta^t), the kernel's rate is the learning rate times unbias1 and its
-    spread the square root of unbias2, each a float32 operation on float32 values.
-
     Args:
       now     learning rate of the step
       powers  (beta1^t, beta2^t) at step t; (1, 1) at t = 0, where unbias is not used yet
     """
     beta1, beta2 = np.float32(config.beta1), np.float32(config.beta2)
+    step_rate, shrink, spread = adamw_varying(config, now, powers)
+    constants = (beta1, ONE - beta1, beta2, ONE - beta2, np.float32(config.epsilon))
+    return step_rate, shrink, *constants, spread
+
+
+def adamw_varying(
+    config: InnerConfig, now: np.float32, powers: tuple[float, float]
+) -> tuple[np.float32, np.float32, np.float32]:
+    """Rate, shrink and spread, which are other ones at each step.
+
+    With unbias = 1 / (1 - beta^t), the kernel's rate is the learning rate times unbias1 and its
+    spread the square root of unbias2, each a float32 operation on float32 values.
+
+    Args:
+      now, powers  as of adamw_scalars
+    """
     unbias1, unbias2 = (np.float32(1 / (1 - power)) if power < 1 else ONE for power in powers)
-    return (
-        now * unbias1,
-        now * np.float32(config.weight_decay),
-        beta1,
-        ONE - beta1,
-        beta2,
-        ONE - beta2,
-        np.float32(config.epsilon),
-        np.sqrt(unbias2),
-    )
+    return now * unbias1, now * np.float32(config.weight_decay), np.sqrt(unbias2)
