@@ -83,7 +83,7 @@ def adamw_settings(steps: int = 3) -> tuple[np.float32, ...]:
 
 @both
 @pytest.mark.parametrize("nesterov", [False, True])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(blocks=block_counts, strange=st.booleans(), factor=st.sampled_from([1.0, 0.3]))
 def test_sgd_has_the_bits_of_its_twin(
     operations: Operations, nesterov: bool, blocks: int, strange: bool, factor: float
@@ -100,7 +100,7 @@ def test_sgd_has_the_bits_of_its_twin(
 
 
 @both
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(blocks=block_counts, strange=st.booleans(), factor=st.sampled_from([1.0, 0.3]))
 def test_adamw_has_the_bits_of_its_twin(
     operations: Operations, blocks: int, strange: bool, factor: float
@@ -117,7 +117,7 @@ def test_adamw_has_the_bits_of_its_twin(
 
 
 @both
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(blocks=st.integers(1, 150), most=st.floats(0.0009765625, 100, width=32))
 def test_the_factor_of_clipping_has_the_bits_of_its_twin(
     operations: Operations, blocks: int, most: float
@@ -288,7 +288,7 @@ def test_a_state_goes_through_its_bytes_and_repeats_the_step(optimizer: str) -> 
 
 @pytest.mark.parametrize("size", [1e-18, 1e-25, 1e-35, 1e-42])
 def test_a_vanishing_gradient_costs_no_more_than_another(size: float) -> None:
-    blocks = 100
+    blocks = 50
     w = uniform(1, blocks * BLOCK)
     usual, with_usual = make(InnerConfig("adamw", clip_norm=1), w)
     small, with_small = make(InnerConfig("adamw", clip_norm=1), w)
