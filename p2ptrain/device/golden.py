@@ -13,7 +13,7 @@ import json
 
 import numpy as np
 
-from p2ptrain.device import golden_basic, golden_gpt, golden_math, golden_optim
+from p2ptrain.device import golden_basic, golden_gpt, golden_math, golden_optim, golden_vision
 from p2ptrain.device.golden_inputs import Array, Case
 from p2ptrain.device.kernels import source_folder
 
@@ -22,6 +22,7 @@ CASES = (
     golden_basic.cases,
     golden_math.cases,
     golden_optim.cases,
+    golden_vision.cases,
 )
 
 
