@@ -247,6 +247,13 @@ static inline void load_row(__global const float *restrict row, __local float *r
     }
 }
 
+/* About the row of the whole image that an output row begins to read, b * height + y. */
+static inline size_t image_row(const int row, const int grid_height, const int height,
+                               const int stride)
+{
+    return (size_t)(row / grid_height) * height + MIN(height, row % grid_height * stride);
+}
+
 /* What output rows row0 .. row1 read, row being b * grid_height + y. */
 static inline void load_rows(__global const float *restrict image, __local float *restrict slots,
                              const int height, const int width, const int C, const int row0,
@@ -391,41 +398,60 @@ static inline WIDE void finish_tile(vector sum[MR][NV], __global const float *re
         }
 }
 
-/* All listed results, for panels panel0 .. panel1 of N channels. */
+/*
+ * All listed results, for panels panel0 .. panel1 of N channels. The loop over tiles is inside the
+ * one over chunks, so that a chunk of a panel stays in the L1 cache; the sums of the chunks so far
+ * wait in `sums`, [tile][MR][NR]. Meanwhile `ahead`, what is read next, comes into the cache.
+ */
 static inline WIDE void correlate(__local const float *restrict slots,
                                   __local const int *restrict steps, const int K,
                                   __local const int *restrict at, __local const int *restrict to,
-                                  const int results, __global const float *restrict panels,
+                                  const int results, __local float *restrict sums,
+                                  __global const float *restrict panels,
                                   __global const float *restrict bias, const int has_bias,
                                   const int relu, __global float *restrict z, const int panel0,
-                                  const int panel1, const int N)
+                                  const int panel1, const int N,
+                                  __global const float *restrict ahead, const size_t ahead_count)
 {
+    const int parts = (panel1 - panel0) * ((results + MR - 1) / MR);
     for (int p = panel0; p < panel1; p++)
-        for (int i = 0; i < results; i += MR) {
-            __global const float *b = panels + (size_t)p * NR * K;
-            int at_m[MR];
-#pragma unroll
-            for (int m = 0; m < MR; m++)
-                at_m[m] = at[i + m];
-            vector sum[MR][NV];
-            multiply_panel(slots, steps, at_m, b, sum, MIN(KC, K));
-            for (int k0 = KC; k0 < K; k0 += KC) {
-                vector acc[MR][NV];
-                multiply_panel(slots, steps + k0, at_m, b + k0 * NR, acc, MIN(KC, K - k0));
+        for (int k0 = 0; k0 < K; k0 += KC) {
+            __global const float *b = panels + (size_t)p * NR * K + k0 * NR;
+            const int is_last = K - k0 <= KC;
+            for (int i = 0; i < results; i += MR) {
+                __local vector *total = (__local vector *)(sums + i * NR);
+                int at_m[MR];
 #pragma unroll
                 for (int m = 0; m < MR; m++)
+                    at_m[m] = at[i + m];
+                vector acc[MR][NV];
+                if (k0 == 0)
+                    fetch_lines(ahead, ahead_count,
+                                (p - panel0) * ((results + MR - 1) / MR) + i / MR, parts);
+                multiply_panel(slots, steps + k0, at_m, b, acc, MIN(KC, K - k0));
+                if (k0 > 0)
 #pragma unroll
-                    for (int v = 0; v < NV; v++)
-                        sum[m][v] = sum[m][v] + acc[m][v];
+                    for (int m = 0; m < MR; m++)
+#pragma unroll
+                        for (int v = 0; v < NV; v++)
+                            acc[m][v] = total[m * NV + v] + acc[m][v];
+                if (is_last)
+                    finish_tile(acc, bias + p * NR, has_bias, relu, z + p * NR, to + i,
+                                results - i, N - p * NR);
+                else
+#pragma unroll
+                    for (int m = 0; m < MR; m++)
+#pragma unroll
+                        for (int v = 0; v < NV; v++)
+                            total[m * NV + v] = acc[m][v];
             }
-            finish_tile(sum, bias + p * NR, has_bias, relu, z + p * NR, to + i, results - i,
-                        N - p * NR);
         }
 }
 
 /*
- * Global size (panel blocks, row blocks); rows is batch * z_height. Local memory: the slots of
- * row_block rows, and K + 2 (row_block * z_width + MR) integers.
+ * Global size (panel blocks, tasks of task_rows rows); rows is batch * z_height, and row_block rows
+ * are done at a time. Local memory: the slots of row_block rows; NR (row_block * z_width + MR)
+ * floats of sums, if K is above KC; and K + 2 (row_block * z_width + MR) integers.
  */
 __kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
 void conv_tiled(__global const float *restrict image, const int height, const int width,
@@ -433,46 +459,53 @@ void conv_tiled(__global const float *restrict image, const int height, const in
                 __global const float *restrict parameters, const int bias_offset, const int relu,
                 __global float *restrict z, const int z_height, const int z_width, const int N,
                 const int taps, const int stride, const int padding, const int rows,
-                const int row_block, const int panel_block, __local float *restrict slots,
+                const int task_rows, const int row_block, const int panel_block,
+                __local float *restrict slots, __local float *restrict sums,
                 __local int *restrict tables)
 {
-    const int row0 = get_group_id(1) * row_block;
-    const int row1 = MIN(rows, row0 + row_block);
+    const int end = MIN(rows, (int)(get_group_id(1) + 1) * task_rows);
     const int panel0 = get_group_id(0) * panel_block;
     const int panel1 = MIN((N + NR - 1) / NR, panel0 + panel_block);
     const int step = MIN(stride, taps);
     const int columns = (z_width - 1) * step + taps;
     const int pitch = columns * C;
-    load_rows(image, slots, height, width, C, row0, row1, z_height, columns, taps, taps, stride,
-              -padding, -padding);
     const int K = list_steps(tables, 0, taps, taps, pitch, C);
     __local int *at = tables + K;
     __local int *to = at + row_block * z_width + MR;
-    const int results =
-        list_results(at, to, row0, row1, z_height, z_width, step * pitch, (taps - step) * pitch,
-                     step * C, 0, 0, 1, z_height, z_width, N);
-    correlate(slots, tables, K, at, to, results, panels + panels_offset,
-              parameters + MAX(0, bias_offset), bias_offset >= 0, relu,
-              z + (size_t)(row0 / z_height) * z_height * z_width * N, panel0, panel1, N);
+    for (int row0 = get_group_id(1) * task_rows; row0 < end; row0 += row_block) {
+        const int row1 = MIN(end, row0 + row_block);
+        const size_t x0 = image_row(row1, z_height, height, stride) * width * C;
+        const size_t x1 =
+            image_row(MIN(end, row1 + row_block), z_height, height, stride) * width * C;
+        load_rows(image, slots, height, width, C, row0, row1, z_height, columns, taps, taps,
+                  stride, -padding, -padding);
+        const int results =
+            list_results(at, to, row0, row1, z_height, z_width, step * pitch,
+                         (taps - step) * pitch, step * C, 0, 0, 1, z_height, z_width, N);
+        correlate(slots, tables, K, at, to, results, sums, panels + panels_offset,
+                  parameters + MAX(0, bias_offset), bias_offset >= 0, relu,
+                  z + (size_t)(row0 / z_height) * z_height * z_width * N, panel0, panel1, N,
+                  image + x0, x1 - x0);
+    }
 }
 
 /*
  * A row of the grid is `stride` rows of x, of which the last image rows may be missing; rows is
  * batch * ceil(height / stride). The window is what all phases of a pixel of the grid read of d, in
- * each direction: `window` pixels from `origin` on. Global size (panel blocks of C, row blocks);
- * local memory as in conv_tiled, with the pixels of d's grid.
+ * each direction: `window` pixels from `origin` on. Global size (panel blocks of C, tasks); local
+ * memory as in conv_tiled, with the pixels of d's grid.
  */
 __kernel WIDE __attribute__((reqd_work_group_size(1, 1, 1)))
 void input_gradient_tiled(__global const float *restrict d, const int d_height, const int d_width,
                           const int N, __global const float *restrict panels,
                           __global float *restrict dx, const int height, const int width,
                           const int C, const int taps, const int stride, const int padding,
-                          const int window, const int origin, const int rows, const int row_block,
-                          const int panel_block, __local float *restrict slots,
+                          const int window, const int origin, const int rows, const int task_rows,
+                          const int row_block, const int panel_block,
+                          __local float *restrict slots, __local float *restrict sums,
                           __local int *restrict tables)
 {
-    const int row0 = get_group_id(1) * row_block;
-    const int row1 = MIN(rows, row0 + row_block);
+    const int end = MIN(rows, (int)(get_group_id(1) + 1) * task_rows);
     const int all_panels = (C + NR - 1) / NR;
     const int panel0 = get_group_id(0) * panel_block;
     const int panel1 = MIN(all_panels, panel0 + panel_block);
@@ -483,33 +516,41 @@ void input_gradient_tiled(__global const float *restrict d, const int d_height, 
     __local int *at = tables;
     __local int *to = at + row_block * grid_width + MR;
     __local int *steps = to + row_block * grid_width + MR;
-    dx += (size_t)(row0 / grid_height) * height * width * C;
-    load_rows(d, slots, d_height, d_width, N, row0, row1, grid_height, columns, window, window, 1,
-              origin, origin);
-    for (int y = 0; y < MIN(stride, height); y++)
-        for (int x = 0; x < MIN(stride, width); x++) {
-            const int ky = (y + padding) % stride;
-            const int kx = (x + padding) % stride;
-            const int taps_y = (taps - ky + stride - 1) / stride;
-            const int taps_x = (taps - kx + stride - 1) / stride;
-            const int results =
-                list_results(at, to, row0, row1, grid_height, grid_width, pitch,
-                             (window - 1) * pitch, N, y, x, stride, height, width, C);
-            if (taps_y * taps_x == 0) {
-                for (int i = 0; i < results && panel0 == 0; i++)
-                    for (int c = 0; c < C; c++)
-                        dx[to[i] + c] = 0.0f;
-                continue;
+    for (int row0 = get_group_id(1) * task_rows; row0 < end; row0 += row_block) {
+        const int row1 = MIN(end, row0 + row_block);
+        __global float *out = dx + (size_t)(row0 / grid_height) * height * width * C;
+        size_t d0 = image_row(row1, grid_height, d_height, 1) * d_width * N;
+        const size_t d1 =
+            image_row(MIN(end, row1 + row_block), grid_height, d_height, 1) * d_width * N;
+        load_rows(d, slots, d_height, d_width, N, row0, row1, grid_height, columns, window, window,
+                  1, origin, origin);
+        for (int y = 0; y < MIN(stride, height); y++)
+            for (int x = 0; x < MIN(stride, width); x++) {
+                const int ky = (y + padding) % stride;
+                const int kx = (x + padding) % stride;
+                const int taps_y = (taps - ky + stride - 1) / stride;
+                const int taps_x = (taps - kx + stride - 1) / stride;
+                const int results =
+                    list_results(at, to, row0, row1, grid_height, grid_width, pitch,
+                                 (window - 1) * pitch, N, y, x, stride, height, width, C);
+                if (taps_y * taps_x == 0) {
+                    for (int i = 0; i < results && panel0 == 0; i++)
+                        for (int c = 0; c < C; c++)
+                            out[to[i] + c] = 0.0f;
+                    continue;
+                }
+                const int from_y = (y + padding) / stride - (taps_y - 1) - origin;
+                const int from_x = (x + padding) / stride - (taps_x - 1) - origin;
+                const int K =
+                    list_steps(steps, from_y * pitch + from_x * N, taps_y, taps_x, pitch, N);
+                const size_t before = taps_before(taps, stride, ky) * taps +
+                                      taps_y * taps_before(taps, stride, kx);
+                correlate(slots, steps, K, at, to, results, sums,
+                          panels + before * all_panels * NR * N, out, 0, 0, out, panel0, panel1, C,
+                          d + d0, d1 - d0);
+                d0 = d1; /* asked for by the first phase */
             }
-            const int from_y = (y + padding) / stride - (taps_y - 1) - origin;
-            const int from_x = (x + padding) / stride - (taps_x - 1) - origin;
-            const int K =
-                list_steps(steps, from_y * pitch + from_x * N, taps_y, taps_x, pitch, N);
-            const size_t before = taps_before(taps, stride, ky) * taps +
-                                  taps_y * taps_before(taps, stride, kx);
-            correlate(slots, steps, K, at, to, results, panels + before * all_panels * NR * N, dx,
-                      0, 0, dx, panel0, panel1, C);
-        }
+    }
 }
 
 /* --- weight gradient, tiled ------------------------------------------------------------------- */
@@ -616,6 +657,12 @@ void weight_gradient_tiled(
                   columns, taps, taps, stride, -padding, -padding);
         list_pixels(tables, p0, p1, d_height, d_width, step * pitch, (taps - step) * pitch,
                     step * C);
+        /* The next chunk comes into the cache while this one is computed. */
+        const int next = MIN(end, p1 + KC);
+        const size_t row = (size_t)width * C;
+        const size_t x0 = image_row(p1 / d_width, d_height, height, stride) * row;
+        const size_t x1 = next == p1 ? x0 : image_row(next / d_width, d_height, height, stride) * row;
+        const int parts = (panel1 - panel0) * (tile1 - tile0);
         for (int p = panel0; p < panel1; p++) {
             load_gradient(d, chunk_d, p0, p1, p * NR, N);
             for (int t = tile0; t < tile1; t++) {
@@ -625,6 +672,11 @@ void weight_gradient_tiled(
                     at_m[m] = at[(t - tile0) * MR + m];
                 vector acc[MR][NV];
                 multiply_pixels(slots, tables, at_m, chunk_d, acc, p1 - p0);
+                const int part = (p - panel0) * (tile1 - tile0) + t - tile0;
+                fetch_lines(image + x0, x1 - x0, part, parts);
+                for (int i = p1 + (next - p1) * part / parts;
+                     i < p1 + (next - p1) * (part + 1) / parts; i++)
+                    fetch_lines(d + (size_t)i * N + panel0 * NR, (panel1 - panel0) * NR, 0, 1);
                 const int place = (p - panel0) * tile_block + t - tile0;
                 __local vector *total = (__local vector *)(totals + place * MR * NR);
                 const size_t chunk_place = ((size_t)(p0 / KC) * tiles + t) * panels + p;

@@ -5,6 +5,8 @@
  *   fused_vector(a, b, c)  a * b + c in each place, rounded once
  *   flush_vector(x)        flush_tiny of common.cl in each place, with the same bits
  *   relu_vector(x)         x <= 0 ? 0 : x in each place, so that a NaN passes
+ *   fetch_lines(from, n, part, parts)  asks for one of so many parts of n floats of global memory
+ *                          ahead of their use; it has no result, and is nothing on most devices
  *   WIDE                   attribute of functions that compute with vectors
  *
  * A tile has MR rows of NV vectors of VW values, NR values in a row. VW is above 1 only with
@@ -63,3 +65,16 @@ static inline WIDE vector relu_vector(vector x)
     const vector zero = (vector)(0.0f);
     return x <= zero ? zero : x;
 }
+
+#if defined(CONTRACTED_FMA) && defined(__clang__)
+/* The detour by an integer: the compiler's prefetch takes no pointer into global memory. */
+static inline void fetch_lines(__global const float *restrict from, const size_t count,
+                               const int part, const int parts)
+{
+    const size_t lines = (count + 15) / 16;
+    for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; i++)
+        __builtin_prefetch((const void *)(size_t)(from + i * 16), 0, 2);
+}
+#else
+#define fetch_lines(from, count, part, parts)
+#endif

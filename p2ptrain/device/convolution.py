@@ -23,7 +23,7 @@ Activation = Literal["none", "relu"]
 FLOAT_BYTES = 4
 INT_BYTES = 4
 TASKS_PER_CORE = 4  # so that the cores end together
-BLOCK_BYTES = 192 * 1024  # of image rows in a task of a correlation: they stay in the L2 cache
+BLOCK_BYTES = 96 * 1024  # of image rows in a task of a correlation: they stay in the L2 cache
 GRADIENT_TASKS = 1  # of the weight gradient for each core
 TILES_PER_TASK = 4  # of the weight gradient, under which a task's copy of its pixels shows
 
@@ -156,16 +156,16 @@ def conv_tile(operations: Operations, channels: int) -> Tile | None:
 class TaskSplit:
     """What one task of a correlation does, and the local memory for it.
 
-    row_block    rows of results
+    task_rows    rows of results
+    row_block    of them at a time
     panel_block  panels of channels
-    slot_bytes   for rows of the image
-    table_bytes  for the tables of steps and results
+    local_bytes  for rows of the image, for sums, for the tables of steps and results
     """
 
+    task_rows: int
     row_block: int
     panel_block: int
-    slot_bytes: int
-    table_bytes: int
+    local_bytes: tuple[int, int, int]
 
 
 def split_rows(
@@ -178,25 +178,27 @@ def split_rows(
       depth   K, steps of a result
     """
     info = operations.device.info
-
-    def split(row_block: int) -> TaskSplit:
-        row_blocks = -(-rows.count // row_block)
-        panel_block = max(1, panels * row_blocks // (TASKS_PER_CORE * info.compute_units))
-        table = depth + 2 * (row_block * rows.width + tile.rows)
-        slot_bytes = rows.slot_bytes(row_block)
-        return TaskSplit(row_block, panel_block, slot_bytes, table * INT_BYTES)
-
-    def fits(row_block: int, most: int) -> bool:
-        found = split(row_block)
-        return found.slot_bytes + found.table_bytes <= most
-
-    row_block = max(1, rows.count // (TASKS_PER_CORE * info.compute_units))
-    while row_block > 1 and not fits(row_block, min(BLOCK_BYTES, info.local_bytes)):
-        row_block = row_block * 7 // 8
+    tasks = TASKS_PER_CORE * info.compute_units
     even = tile.rows // gcd(tile.rows, rows.width)  # rows that make whole tiles
+    task_rows = max(1, rows.count // tasks)
+    if task_rows >= even:
+        task_rows -= task_rows % even
+    panel_block = max(1, panels * -(-rows.count // task_rows) // tasks)
+
+    def local_bytes(row_block: int) -> tuple[int, int, int]:
+        results = row_block * rows.width + tile.rows
+        sums = results * tile.columns if depth > CHUNK else 1
+        tables = depth + 2 * results
+        return rows.slot_bytes(row_block), sums * FLOAT_BYTES, tables * INT_BYTES
+
+    row_block = task_rows
+    while row_block > 1 and sum(local_bytes(row_block)) > min(BLOCK_BYTES, info.local_bytes):
+        row_block = row_block * 7 // 8
     if row_block >= even:
         row_block -= row_block % even
-    return split(row_block) if fits(row_block, info.local_bytes) else None
+    if sum(local_bytes(row_block)) > info.local_bytes:
+        return None
+    return TaskSplit(task_rows, row_block, panel_block, local_bytes(row_block))
 
 
 def conv_forward(
@@ -289,10 +291,10 @@ def _tiled(
     rows, panels, split, tile = work
     arguments = (
         *arguments,
-        *integers(rows.count, split.row_block, split.panel_block),
-        *(LocalMemory(split.slot_bytes), LocalMemory(split.table_bytes)),
+        *integers(rows.count, split.task_rows, split.row_block, split.panel_block),
+        *(LocalMemory(nbytes) for nbytes in split.local_bytes),
     )
-    size = (-(-panels // split.panel_block), -(-rows.count // split.row_block))
+    size = (-(-panels // split.panel_block), -(-rows.count // split.task_rows))
     return operations.library.launch(kernel, size, (1, 1), arguments, tile.defines)
 
 
