@@ -4,15 +4,14 @@
 
 The launches of one step, as the plan recorded them and with the optimiser's behind, are enqueued
 into a queue that takes times: from the start to the end of each on the device. The table says of
-each launch its integer arguments by name, the median of its microseconds, and for those with
-arguments m, n, k the GFLOP/s of such a product. The last line compares the sum with the step as
+each launch its integer arguments by name, the least of its microseconds, and of products,
+convolutions and attention the GFLOP/s. The last line compares the sum with the step as
 the program takes it: what is over is the queue, the host and the losses.
 """
 
 import argparse
 import os
 import re
-import statistics
 import sys
 import time
 from collections import defaultdict
@@ -36,7 +35,7 @@ class Measured:
     """One launch of the step.
 
     label   name and integer arguments
-    micros  median on the device
+    micros  least on the device
     gflop   of a product, else 0
     """
 
@@ -65,17 +64,33 @@ def describe(launch: Launch, names: dict[str, list[str]]) -> tuple[str, float]:
     sizes = {
         name: int(value)
         for name, value in zip(known, arguments, strict=True)
-        if isinstance(value, np.int32) and name not in launch.varying
+        if isinstance(value, np.int32) and not name.endswith("offset")
     }
-    text = " ".join(f"{name}={value}" for name, value in sizes.items())
-    product = {name.lower(): value for name, value in sizes.items()}
-    gflop = 0.0
-    if {"m", "n", "k"} <= product.keys():
-        gflop = 2e-9 * product["m"] * product["n"] * product["k"]
     groups = "x".join(
-        str(g // s) for g, s in zip(launch._global_size, launch._local_size, strict=True)
+        str(whole // local)
+        for whole, local in zip(launch._global_size, launch._local_size, strict=True)
     )
-    return f"{launch.name} [{groups}] {text}", gflop
+    text = " ".join(f"{name}={value}" for name, value in sizes.items())
+    return f"{launch.name} [{groups}] {text}", 2e-9 * multiply_adds(launch.name, sizes)
+
+
+def multiply_adds(kernel: str, n: dict[str, int]) -> float:
+    """Multiply-adds of a kernel that multiplies matrices, by its arguments; else 0."""
+    match kernel:
+        case _ if {"M", "N", "K"} <= n.keys():
+            return n["M"] * n["N"] * n["K"]
+        case "conv_tiled":
+            return n["rows"] * n["z_width"] * n["N"] * n["C"] * n["taps"] ** 2
+        case "weight_gradient_tiled":
+            return n["pixels"] * n["N"] * n["C"] * n["taps"] ** 2
+        case "input_gradient_tiled":
+            images = n["rows"] / n["height"]
+            return images * n["d_height"] * n["d_width"] * n["N"] * n["C"] * n["taps"] ** 2
+        case "attention_forward_tiled" | "attention_backward_tiled":
+            products = 2 if kernel == "attention_forward_tiled" else 5
+            return products * n["B"] * n["H"] * n["D"] * n["T"] * (n["T"] + 1) / 2
+        case _:
+            return 0
 
 
 def step_launches(trainer: Trainer) -> list[Launch]:
@@ -84,7 +99,7 @@ def step_launches(trainer: Trainer) -> list[Launch]:
 
 
 def timed(launches: Sequence[Launch], steps: int) -> list[float]:
-    """Median microseconds of each launch on the device; the queue must take times."""
+    """Least microseconds of each launch on the device; the queue must take times."""
     times: list[list[float]] = [[] for _ in launches]
     for _ in range(steps):
         events = [
@@ -94,8 +109,7 @@ def timed(launches: Sequence[Launch], steps: int) -> list[float]:
         events[-1].wait()
         for found, event in zip(times, events, strict=True):
             found.append(1e-3 * (event.profile.end - event.profile.start))
-    # The first fifth warms caches and compiles what was not yet.
-    return [statistics.median(found[steps // 5 :]) for found in times]
+    return [min(found) for found in times]
 
 
 def measure(launches: Sequence[Launch], steps: int) -> list[Measured]:
