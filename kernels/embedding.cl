@@ -24,15 +24,15 @@
  * common.cl: row r in lane r mod 64, sample b in lane b mod 64, rows of other tokens left out.
  *
  * Two versions with equal bits:
- *   token_gradient, position_gradient   one work-item for a value: global size (C rounded up, V or
- *       T), local size (64, 1). Each goes through all rows. For GPUs, and wherever the contraction
- *       probe failed. gather_tokens (T, B) and embedding_forward (C, R) are launched in that way
- *       on every device.
- *   sort_tokens, then token_gradient_sorted, and position_gradient_blocked   for CPUs, where a
- *       work-group of one work-item is one task. sort_tokens, one task, writes the rows in the
- *       order of their tokens (a counting sort): those of token v are order[starts[v]] ..
- *       order[starts[v + 1] - 1], ascending. The others have a task for a token, or a position,
- *       and keep the lanes of COLUMNS channels at a time. A lane without a row is +0 in the
+ *   embedding_forward, token_gradient, position_gradient   one work-item for a value: global size
+ *       (C rounded up, R or V or T), local size (64, 1). A gradient goes through all rows. For
+ *       GPUs, and wherever the contraction probe failed. gather_tokens has global size
+ *       (T rounded up, B) everywhere.
+ *   embedding_forward_blocked, position_gradient_blocked, sort_tokens, token_gradient_sorted
+ *       for CPUs, where a work-group of one work-item is one task: ROWS rows, a position, or a
+ *       token. sort_tokens comes before token_gradient_sorted and is one task: it writes the rows
+ *       in the order of their tokens (a counting sort), those of token v, ascending, at
+ *       order[starts[v]] .. order[starts[v + 1] - 1]. A lane without a row is +0 in the
  *       definition; here it is left out, and flushing takes away the one difference, -0.
  *
  * numpy twins: p2ptrain/device/reference_embedding.py
@@ -40,7 +40,8 @@
 
 #include "common.cl"
 
-#define COLUMNS 32
+#define COLUMNS 128 /* summed at a time: the lanes take 32 KiB at most */
+#define ROWS 16
 #define ONE_TASK __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 
 __kernel void gather_tokens(__global const uchar *restrict stream, __global const int *restrict index,
@@ -132,40 +133,73 @@ ONE_TASK void sort_tokens(__global const int *restrict tokens, __global int *res
             order[--starts[tokens[r]]] = r;
 }
 
-/* Sets a lane's columns, or adds to them. */
-static inline void add_to_lane(float *restrict lane, __global const float *restrict row,
-                               const int is_first, const int columns)
+/* Global size R / ROWS rounded up. */
+ONE_TASK void embedding_forward_blocked(__global const int *restrict tokens,
+                                        __global const float *restrict parameters,
+                                        __global float *restrict y, const int R, const int T,
+                                        const int V, const int C, const int token_offset,
+                                        const int position_offset)
 {
-    if (is_first && columns == COLUMNS)
-        for (int c = 0; c < COLUMNS; c++)
-            lane[c] = row[c];
-    else if (columns == COLUMNS)
-        for (int c = 0; c < COLUMNS; c++)
-            lane[c] = lane[c] + row[c];
-    else
-        for (int c = 0; c < columns; c++)
-            lane[c] = is_first ? row[c] : lane[c] + row[c];
+    const int r0 = get_group_id(0) * ROWS;
+    for (int r = r0; r < MIN(R, r0 + ROWS); r++) {
+        const int token = tokens[r];
+        __global const float *position = parameters + position_offset + (size_t)(r % T) * C;
+        __global float *to = y + (size_t)r * C;
+        if (token < 0 || token >= V) {
+            for (int c = 0; c < C; c++)
+                to[c] = flush_tiny(position[c]);
+            continue;
+        }
+        __global const float *value = parameters + token_offset + (size_t)token * C;
+        for (int c = 0; c < C; c++)
+            to[c] = flush_tiny(value[c] + position[c]);
+    }
 }
 
-/* The tree over the lanes of a set, bit l for lane l; the sum is then in lane 0 if it is in use. */
-static inline void tree_of_lanes(float *restrict lanes, ulong used)
+/*
+ * Lanes that are in use, bit l of used for lane l, each with COLUMNS sums in a slot of its own:
+ * what a lane hands on to one that is not in use is the slot, and nothing is copied.
+ */
+static inline ulong add_to_lane(float *restrict sums, int *restrict slot, const ulong used,
+                                const int l, __global const float *restrict row, const int columns)
 {
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int l = 0; l < width; l++) {
-            const ulong low = 1UL << l;
-            const ulong high = low << width;
-            if (!(used & high))
+    if (used >> l & 1) {
+        float *restrict sum = sums + slot[l] * COLUMNS;
+        for (int c = 0; c < columns; c++)
+            sum[c] = sum[c] + row[c];
+        return used;
+    }
+    int count = 0;
+    for (ulong rest = used; rest != 0; rest &= rest - 1)
+        count++;
+    slot[l] = count;
+    float *restrict sum = sums + count * COLUMNS;
+    for (int c = 0; c < columns; c++)
+        sum[c] = row[c];
+    return used | 1UL << l;
+}
+
+/* The tree over the lanes in use, of which there is one; the index of the slot with the sum. */
+static inline int tree_of_lanes(float *restrict sums, int *restrict slot, ulong used,
+                                const int columns)
+{
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        const ulong high = used >> width;
+        for (int l = 0; l < width && high >> l != 0; l++) {
+            if (!(high >> l & 1))
                 continue;
-            float *restrict to = lanes + l * COLUMNS;
-            float *restrict from = to + width * COLUMNS;
-            if (used & low)
-                for (int c = 0; c < COLUMNS; c++)
+            if (used >> l & 1) {
+                float *restrict to = sums + slot[l] * COLUMNS;
+                float *restrict from = sums + slot[l + width] * COLUMNS;
+                for (int c = 0; c < columns; c++)
                     to[c] = to[c] + from[c];
-            else
-                for (int c = 0; c < COLUMNS; c++)
-                    to[c] = from[c];
-            used |= low;
+            } else {
+                slot[l] = slot[l + width];
+            }
         }
+        used = (used | high) & ((1UL << width) - 1UL);
+    }
+    return slot[0];
 }
 
 /* Global size V. */
@@ -179,20 +213,26 @@ ONE_TASK void token_gradient_sorted(__global const int *restrict starts,
     const int begin = starts[token];
     const int end = starts[token + 1];
     __global float *to = gradient + token_offset + (size_t)token * C;
-    float lanes[LANES * COLUMNS];
+    float sums[LANES * COLUMNS];
+    int slot[LANES];
     for (int c0 = 0; c0 < C; c0 += COLUMNS) {
         const int columns = MIN(COLUMNS, C - c0);
         ulong used = 0;
-        for (int n = begin; n < end; n++) {
-            const int r = order[n];
-            const int l = r % LANES;
-            add_to_lane(lanes + l * COLUMNS, d + (size_t)r * C + c0, !(used >> l & 1), columns);
-            used |= 1UL << l;
+        for (int n = begin; n < end; n++)
+            used = add_to_lane(sums, slot, used, order[n] % LANES, d + (size_t)order[n] * C + c0,
+                               columns);
+        if (used == 0) {
+            for (int c = c0; c < c0 + columns; c++)
+                to[c] = has_share ? flush_tiny(to[c]) : 0.0f;
+            continue;
         }
-        tree_of_lanes(lanes, used);
-        for (int c = 0; c < columns; c++)
-            to[c0 + c] = flush_tiny((has_share ? to[c0 + c] : 0.0f)
-                                    + (end > begin ? lanes[c] : 0.0f));
+        const float *restrict sum = sums + tree_of_lanes(sums, slot, used, columns) * COLUMNS;
+        if (has_share)
+            for (int c = 0; c < columns; c++)
+                to[c0 + c] = flush_tiny(to[c0 + c] + sum[c]);
+        else
+            for (int c = 0; c < columns; c++)
+                to[c0 + c] = flush_tiny(sum[c]);
     }
 }
 
@@ -202,14 +242,16 @@ ONE_TASK void position_gradient_blocked(__global const float *restrict d,
                                         const int T, const int C, const int position_offset)
 {
     const int t = get_group_id(0);
-    float lanes[LANES * COLUMNS];
+    float sums[LANES * COLUMNS];
+    int slot[LANES];
     for (int c0 = 0; c0 < C; c0 += COLUMNS) {
         const int columns = MIN(COLUMNS, C - c0);
+        ulong used = 0;
         for (int b = 0; b < B; b++)
-            add_to_lane(lanes + b % LANES * COLUMNS, d + ((size_t)b * T + t) * C + c0, b < LANES,
-                        columns);
-        tree_of_lanes(lanes, B >= LANES ? ~0UL : (1UL << B) - 1UL);
+            used = add_to_lane(sums, slot, used, b % LANES, d + ((size_t)b * T + t) * C + c0,
+                               columns);
+        const float *restrict sum = sums + tree_of_lanes(sums, slot, used, columns) * COLUMNS;
         for (int c = 0; c < columns; c++)
-            gradient[position_offset + (size_t)t * C + c0 + c] = flush_tiny(lanes[c]);
+            gradient[position_offset + (size_t)t * C + c0 + c] = flush_tiny(sum[c]);
     }
 }

@@ -8,6 +8,7 @@ from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray
 from p2ptrain.device.operations import Operations
 
+ROWS = 16  # of one task of embedding_forward_blocked
 GATHER_SLOT = 6  # the argument of gather_tokens that says which step's indices to take
 
 
@@ -76,9 +77,14 @@ def embedding_forward(
       tokens  (batch * context,) int32
       y       (batch * context, channels), written
     """
-    numbers = (shape.context, shape.vocabulary, shape.channels)
-    offsets = (shape.token_offset, shape.position_offset)
-    arguments: tuple[Argument, ...] = (tokens, parameters, y, *map(np.int32, (*numbers, *offsets)))
+    sizes = (shape.context, shape.vocabulary, shape.channels)
+    numbers = tuple(map(np.int32, (*sizes, shape.token_offset, shape.position_offset)))
+    arrays = (tokens, parameters, y)
+    arguments: tuple[Argument, ...] = (*arrays, *numbers)
+    if operations.tile is not None:
+        arguments = (*arrays, np.int32(shape.rows), *numbers)
+        tasks, kernel = (-(-shape.rows // ROWS),), "embedding.embedding_forward_blocked"
+        return [operations.library.launch(kernel, tasks, (1,), arguments)]
     return [_by_channel(operations, shape, "embedding_forward", shape.rows, arguments)]
 
 
