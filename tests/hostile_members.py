@@ -92,9 +92,14 @@ def infest(liar: Liar) -> None:
 
     class BentCompute(compute.Compute):
         async def train(
-            self, indices: NDArray[np.int32], timeout_s: float | None = None
+            self,
+            indices: NDArray[np.int32],
+            timeout_s: float | None = None,
+            *,
+            round_number: int = 0,
+            noise: int = 0,
         ) -> LocalWork | None:
-            work = await super().train(indices, timeout_s)
+            work = await super().train(indices, timeout_s, round_number=round_number, noise=noise)
             return None if work is None else liar.tamper(work)
 
     class BentAveraging(Averaging):

@@ -305,7 +305,10 @@ async def test_what_cannot_be_opened_is_said(spec: ComputeSpec, arrays: Training
     wrong_device = replace(spec, device="no such device")
     with pytest.raises(DeviceError, match="no such device"):
         await open_and_close(wrong_device, arrays)
-    wrong_inputs = replace(spec, layers=(65, 10))
+    recipe = Recipe.from_canonical(spec.recipe)
+    model = recipe.model.model_copy(update={"layers": (65, 10)})
+    wrong_recipe = recipe.model_copy(update={"model": model})
+    wrong_inputs = replace(spec, recipe=wrong_recipe.canonical)
     with pytest.raises(ConfigError, match="inputs"):
         await open_and_close(wrong_inputs, arrays)
 

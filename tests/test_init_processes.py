@@ -14,6 +14,7 @@ from p2ptrain.config import Recipe
 from p2ptrain.config_local import node_config
 from p2ptrain.data.shipped import recipe_path
 from p2ptrain.data.weights import WeightsManifest, load_weights
+from p2ptrain.model.networks import network_of
 from p2ptrain.node.founding import tensors_of
 from p2ptrain.node.local_swarm import peer_environment
 from p2ptrain.node.rehearsal import run_command
@@ -109,7 +110,7 @@ def test_a_recipe_whose_file_of_weights_is_not_there_is_the_founders_mistake(
 def test_a_strangers_recipe_with_weights_that_are_not_finite_is_not_begun(tmp_path: Path) -> None:
     recipe = Recipe.from_file(recipe_path("digits")).founded_by(peer_id_of(bytes(32)))
     blocks = BlockStore(node_config(tmp_path).blocks_path)
-    values = np.full(recipe.model.parameter_count, np.nan, "<f4")
+    values = np.full(network_of(recipe).layout.size, np.nan, "<f4")
     manifest = WeightsManifest(
         tensors=tuple(tensors_of(recipe).items()), blocks=(blocks.put(values.tobytes()),)
     )

@@ -57,6 +57,7 @@ class NumpyTrainer:
 
     def __init__(self, spec: ModelSpec, inner: InnerConfig, data: TrainingData) -> None:
         self.spec, self.inner, self.data = spec, inner, data
+        self.x = data.x.astype(np.float32)
         self.first = np.zeros(spec.layout.padded_size, np.float32)
         self.second = np.zeros_like(self.first)
         self.powers = (1.0, 1.0)
@@ -74,7 +75,7 @@ class NumpyTrainer:
 
     def gradient(self, vector: Floats, index: NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Flat gradient of the mean loss, and the losses."""
-        x, y = reference.gather_rows(self.data.x, self.data.y, index)
+        x, y = reference.gather_rows(self.x, self.data.y, index)
         inputs, before = self.forward(vector, x)
         scale = np.float32(1) / np.float32(len(index))
         d, loss, _ = reference.softmax_xent(before[-1], y, scale)
@@ -230,7 +231,9 @@ def test_evaluation_counts_each_held_out_sample_once(test_samples: int) -> None:
     data = toy_data(SPEC, test_samples)
     trainer = Trainer(OPERATIONS, SPEC, InnerConfig(batch=3), data, 1)
     vector = trainer.initial_parameters()
-    _, before = NumpyTrainer(SPEC, InnerConfig(), data).forward(vector, data.test_x)
+    _, before = NumpyTrainer(SPEC, InnerConfig(), data).forward(
+        vector, data.test_x.astype(np.float32)
+    )
     _, loss, correct = reference.softmax_xent(before[-1], data.test_y, np.float32(1))
     found = trainer.evaluate(vector)
     assert found.count == test_samples

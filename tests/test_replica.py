@@ -8,6 +8,7 @@ from test_applied import RECIPE, Stage, kernel_cache, stage  # noqa: F401
 
 from p2ptrain.config import Recipe
 from p2ptrain.errors import LocalProtocolError
+from p2ptrain.model.networks import network_of
 from p2ptrain.node.replica import Replica
 from p2ptrain.train.states import UnknownBlock
 from p2ptrain.wire.digest import digest
@@ -61,7 +62,7 @@ async def test_a_replica_goes_back_carries_on_and_forgets(
 
 async def test_a_replica_begins_with_the_weights_that_a_recipe_names_or_with_a_state() -> None:
     recipe = Recipe.from_toml(RECIPE)
-    values = np.arange(recipe.model.parameter_count, dtype="<f4")
+    values = np.arange(network_of(recipe).layout.size, dtype="<f4")
     replica = Replica(recipe, lambda: values.tobytes())
     begun = await replica.initial(BLOCK)
     state = await replica.state(BLOCK)

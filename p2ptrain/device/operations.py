@@ -22,6 +22,9 @@ XENT_STEP = 8  # the argument of softmax_xent that says where the step's losses 
 ADAMW_UNBIAS1 = 11  # the two arguments of adamw that change from step to step
 ADAMW_UNBIAS2 = 12
 TASKS_PER_CORE = 4  # work-groups for each core, so that the cores end together
+SUM_WIDTH_MIN, SUM_WIDTH_MAX = 16, 64  # columns of a task of column_sums_tiled
+ROW_BLOCK = 2048  # values of a row in a task
+BLOCK_MIN, BLOCK_MAX = 1024, 8192  # values in a task where rows do not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +87,19 @@ class Operations:
         return [gemm_tiled(self.library, self.tile, (a, b), c, after)]
 
     def gather_rows(self, samples: Samples, index: DeviceArray, out: Batch) -> Launch:
-        """Rows index[step * R ..] of the samples into a batch; scalar GATHER_STEP is the step."""
+        """Rows index[step * R ..] of the samples into a batch; the plan sets the step."""
         arguments = (samples.x, samples.y, index, out.x, out.y)
         rows, columns = out.x.shape
         shape = (np.int32(rows), np.int32(columns), np.int32(0))
-        return self._by_element("elementwise.gather_rows", rows, columns, (*arguments, *shape))
+        launch = self._by_row("elementwise.gather_rows", rows, columns, (*arguments, *shape))
+        launch.varying = {"slot": GATHER_STEP}
+        return launch
 
     def bias(self, z: DeviceArray, parameters: DeviceArray, offset: int) -> Launch:
         """Add C bias values at offset to z (R, C)."""
         rows, columns = z.shape
         arguments = (z, parameters, np.int32(offset), np.int32(columns))
-        return self._by_element("elementwise.bias", rows, columns, arguments)
+        return self._by_row("elementwise.bias", rows, columns, arguments)
 
     def bias_activation(
         self, activation: str, z: DeviceArray, parameters: DeviceArray, a: DeviceArray, offset: int
@@ -102,19 +107,30 @@ class Operations:
         """Add the bias at offset to z (R, C); a = activation(z), "relu" or "gelu"."""
         rows, columns = z.shape
         arguments = (z, parameters, a, np.int32(offset), np.int32(columns))
-        return self._by_element(f"elementwise.bias_{activation}", rows, columns, arguments)
+        return self._by_row(f"elementwise.bias_{activation}", rows, columns, arguments)
+
+    def activation(self, name: str, z: DeviceArray, a: DeviceArray) -> Launch:
+        """Forward without a bias, "relu" or "gelu", into a of z's shape; of "relu" a may be z."""
+        return self._by_block(f"elementwise.{name}", z.size, (z, a))
 
     def activation_backward(self, activation: str, z: DeviceArray, d: DeviceArray) -> Launch:
-        """Turn d (R, C), the gradient behind the activation, into the one before it."""
-        rows, columns = z.shape
-        arguments = (z, d, np.int32(columns))
-        return self._by_element(f"elementwise.{activation}_backward", rows, columns, arguments)
+        """Turn d, the gradient behind the activation, into the one before it; shapes are equal.
+
+        Args:
+          z  what went into the activation; of "relu" what came out does as well
+        """
+        return self._by_block(f"elementwise.{activation}_backward", z.size, (z, d))
 
     def column_sums(self, d: DeviceArray, out: DeviceArray, offset: int) -> Launch:
         """Sums of d (R, C) over its rows into C values of out at offset."""
         rows, columns = d.shape
         arguments = (d, out, np.int32(offset), np.int32(rows), np.int32(columns))
-        return self._by_index("reduce.column_sums", columns, arguments)
+        if self.tile is None:
+            return self._by_index("reduce.column_sums", columns, arguments)
+        share = ceil_to(-(-columns // self.device.info.compute_units), SUM_WIDTH_MIN)
+        width = min(share, SUM_WIDTH_MAX)
+        size, by_width = (-(-columns // width),), (*arguments, np.int32(width))
+        return self.library.launch("reduce.column_sums_tiled", size, (1,), by_width)
 
     def softmax_xent(
         self, z: DeviceArray, labels: DeviceArray, d: DeviceArray, score: Score, scale: np.float32
@@ -151,8 +167,22 @@ class Operations:
         size = (ceil_to(count, LOCAL_SIZE),)
         return self.library.launch(kernel, size, (LOCAL_SIZE,), arguments)
 
-    def _by_element(
+    def _by_row(
         self, kernel: str, rows: int, columns: int, arguments: tuple[Argument, ...]
     ) -> Launch:
-        size = (ceil_to(columns, LOCAL_SIZE), rows)
-        return self.library.launch(kernel, size, (LOCAL_SIZE, 1), arguments)
+        """A kernel whose work-items take a block of a row each, of which the last argument says."""
+        if self.tile is None:
+            size, local = (ceil_to(columns, LOCAL_SIZE), rows), (LOCAL_SIZE, 1)
+            return self.library.launch(kernel, size, local, (*arguments, np.int32(1)))
+        size = (-(-columns // ROW_BLOCK), rows)
+        return self.library.launch(kernel, size, (1, 1), (*arguments, np.int32(ROW_BLOCK)))
+
+    def _by_block(self, kernel: str, count: int, arguments: tuple[Argument, ...]) -> Launch:
+        """A kernel whose work-items take a block of count values each; count is an argument."""
+        arguments = (*arguments, np.int32(count))
+        if self.tile is None:
+            return self._by_index(kernel, count, (*arguments, np.int32(1)))
+        tasks = TASKS_PER_CORE * self.device.info.compute_units
+        block = min(max(ceil_to(-(-count // tasks), LOCAL_SIZE), BLOCK_MIN), BLOCK_MAX)
+        size = (-(-count // block),)
+        return self.library.launch(kernel, size, (1,), (*arguments, np.int32(block)))

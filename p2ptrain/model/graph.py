@@ -81,7 +81,7 @@ class Plan:
         recorder.keep(logits, self._logits)
         d: Value | None = recorder.value(*logits.shape) if recorder.trains else None
         # A step's loss is the mean over its rows, so that is what the gradient is of.
-        scale = np.float32(1) / np.float32(self._rows)
+        scale = float(np.float32(1) / np.float32(self._rows))
         smoothing = step.smoothing if recorder.trains else 0.0
         recorder.launch(
             lambda z, labels, *d: cross_entropy(
