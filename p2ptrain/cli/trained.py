@@ -121,7 +121,8 @@ def _in_run(swarm_id: Cid, config: NodeConfig) -> Trained:
             f"the state of {len(state)} bytes does not hold the network of {recipe.name}.\n"
             "The checkpoint was written for another recipe: join the swarm again."
         )
-    source = f"round {loaded.checkpoint.round} of {recipe.name}"
+    # Closing a run takes a block without a round.
+    source = f"round {min(loaded.checkpoint.round, recipe.rounds)} of {recipe.name}"
     return Trained(source, recipe, np.frombuffer(state, "<f4", size).astype(np.float32))
 
 
