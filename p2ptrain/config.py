@@ -144,6 +144,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_schedule_fits_the_run(self) -> Self:
+        steps = self.rounds * self.inner.local_steps
+        if self.inner.warmup_steps >= steps:
+            raise ValueError(
+                f"inner.warmup_steps = {self.inner.warmup_steps}: the run has {steps} steps "
+                "(rounds x local_steps), and the learning rate must be up before its end"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _model_and_data_belong_together(self) -> Self:
         data = self.data
         if not isinstance(self.model, ConvNetSection):

@@ -20,7 +20,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from p2ptrain.cli import demo, devices, export, identity, init, join, schema, seed, seed_run, status
+from p2ptrain.cli import (
+    demo,
+    devices,
+    export,
+    identity,
+    init,
+    join,
+    sample,
+    schema,
+    seed,
+    seed_run,
+    status,
+)
 from p2ptrain.config_version import describe_version
 from p2ptrain.errors import (
     ConfigError,
@@ -75,6 +87,7 @@ app.add_typer(seeding, name="seed")
 app.command("init", epilog=EPILOG)(init.command)
 app.command("schema", epilog=EPILOG)(schema.command)
 app.command("export", epilog=EPILOG)(export.command)
+app.command("sample", epilog=EPILOG)(sample.command)
 app.command("identity", epilog=EPILOG)(identity.command)
 app.command("join", epilog=EPILOG)(join.command)
 app.command("status", epilog=EPILOG)(status.command)
