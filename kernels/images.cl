@@ -76,6 +76,17 @@ static inline struct draw draw_row(const int r, const int padding, const int mir
     return drawn;
 }
 
+/* Channel c of a pixel of the cropped and mirrored image; zero in the frame. */
+static inline float pixel(__global const float *restrict image, const struct draw drawn,
+                          const int y, const int x, const int c, const int H, const int W,
+                          const int C)
+{
+    const int row = y + drawn.top;
+    const int column = (drawn.is_mirrored ? W - 1 - x : x) + drawn.left;
+    const int is_inside = (row >= 0) & (row < H) & (column >= 0) & (column < W);
+    return is_inside ? image[((size_t)row * W + column) * C + c] : 0.0f;
+}
+
 /* Channel c of a block of the cropped image, beginning at pixel (top, left). */
 static inline float block_mean(__global const float *restrict image, const struct draw drawn,
                                const int top, const int left, const int c,
@@ -86,13 +97,9 @@ static inline float block_mean(__global const float *restrict image, const struc
     const int used = MIN(LANES, height * width);
     for (int l = 0; l < used; l++) {
         lane[l] = 0.0f;
-        for (int k = l; k < height * width; k += LANES) {
-            const int x = left + k % width;
-            const int row = top + k / width + drawn.top;
-            const int column = (drawn.is_mirrored ? W - 1 - x : x) + drawn.left;
-            const int is_inside = row >= 0 && row < H && column >= 0 && column < W;
-            lane[l] = lane[l] + (is_inside ? image[((size_t)row * W + column) * C + c] : 0.0f);
-        }
+        for (int k = l; k < height * width; k += LANES)
+            lane[l] = lane[l]
+                    + pixel(image, drawn, top + k / width, left + k % width, c, H, W, C);
     }
     /* The tree of tree_sum; lanes past `used` hold +0, which changes nothing. */
     for (int half_width = LANES / 2; half_width > 0; half_width /= 2)
@@ -106,13 +113,45 @@ static inline void copy_row(__global const float *restrict image, const struct d
                             const int row, __global float *restrict out,
                             const int H, const int W, const int C)
 {
-    for (int x = 0; x < W; x++) {
-        const int column = (drawn.is_mirrored ? W - 1 - x : x) + drawn.left;
-        const int is_inside = row >= 0 && row < H && column >= 0 && column < W;
-        __global const float *pixel = image + (is_inside ? ((size_t)row * W + column) * C : 0);
-        for (int c = 0; c < C; c++)
-            out[(size_t)x * C + c] = is_inside ? flush_tiny(pixel[c]) : 0.0f;
-    }
+    const int is_inside = row >= 0 && row < H;
+    /* Pixels first .. last of the crop, before it is mirrored, lie in the image. */
+    const int first = is_inside ? MIN(W, MAX(0, -drawn.left)) : W;
+    const int last = is_inside ? MAX(first, MIN(W, W - drawn.left)) : W;
+    const int before = drawn.is_mirrored ? W - last : first;
+    const int count = last - first;
+    for (int i = 0; i < before * C; i++)
+        out[i] = 0.0f;
+    for (int i = (before + count) * C; i < W * C; i++)
+        out[i] = 0.0f;
+    if (count == 0)
+        return;
+    __global const float *from = image + ((size_t)row * W + first + drawn.left) * C;
+    __global float *to = out + before * C;
+    if (!drawn.is_mirrored)
+        for (int i = 0; i < count * C; i++)
+            to[i] = flush_tiny(from[i]);
+    else if (C == 1)
+        for (int i = 0; i < count; i++)
+            to[i] = flush_tiny(from[count - 1 - i]);
+    else
+        for (int i = 0; i < count; i++)
+            for (int c = 0; c < C; c++)
+                to[i * C + c] = flush_tiny(from[(count - 1 - i) * C + c]);
+}
+
+/* A row of out where blocks are 2 x 2 pixels: the additions of block_mean, in registers. */
+static inline void halve_row(__global const float *restrict image, const struct draw drawn,
+                             const int y, __global float *restrict out, const int OW,
+                             const int H, const int W, const int C, const float share)
+{
+    for (int ox = 0; ox < OW; ox++)
+        for (int c = 0; c < C; c++) {
+            const float left = pixel(image, drawn, y, 2 * ox, c, H, W, C)
+                             + pixel(image, drawn, y + 1, 2 * ox, c, H, W, C);
+            const float right = pixel(image, drawn, y, 2 * ox + 1, c, H, W, C)
+                              + pixel(image, drawn, y + 1, 2 * ox + 1, c, H, W, C);
+            out[ox * C + c] = flush_tiny((left + right) * share);
+        }
 }
 
 __kernel void gather_images(__global const float *restrict x, __global const int *restrict y,
@@ -142,6 +181,8 @@ __kernel void gather_images(__global const float *restrict x, __global const int
                 to[i] = 0.0f;
         else if (height * width == 1)
             copy_row(image, drawn, oy + drawn.top, to, H, W, C);
+        else if (height == 2 && width == 2)
+            halve_row(image, drawn, oy * 2, to, OW, H, W, C, share);
         else
             for (int ox = 0; ox < OW; ox++)
                 for (int c = 0; c < C; c++)

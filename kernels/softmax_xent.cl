@@ -128,6 +128,17 @@ static inline float largest_of(__global const float *restrict row, const int C)
     return largest[0];
 }
 
+/* tree_sum with widths that the compiler knows, for vector instructions. */
+static inline float wide_tree_sum(float *lane)
+{
+#pragma unroll
+    for (int width = LANES / 2; width > 0; width /= 2)
+#pragma unroll
+        for (int l = 0; l < width; l++)
+            lane[l] = lane[l] + lane[l + width];
+    return lane[0];
+}
+
 /* The sum of the exponentials of a row, which go to out if has_d. */
 static inline float sum_exponentials(__global const float *restrict row,
                                      __global float *restrict out, const float largest,
@@ -136,22 +147,31 @@ static inline float sum_exponentials(__global const float *restrict row,
     float lane[LANES], e[LANES];
     for (int l = 0; l < LANES; l++)
         lane[l] = 0.0f;
-    for (int c0 = 0; c0 < C; c0 += LANES) {
-        const int count = MIN(LANES, C - c0);
-        const int padded = (count + VECTOR - 1) / VECTOR * VECTOR;
-        for (int l = 0; l < count; l++)
-            e[l] = row[c0 + l] - largest;
-        for (int l = count; l < padded; l++)
-            e[l] = as_float(INF_BITS | SIGN_BIT); /* its exponential is +0, which adds nothing */
-        for (int l = 0; l < padded; l++)
-            e[l] = exponential(e[l]);
-        for (int l = 0; l < padded; l++)
+    int c0 = 0;
+    for (; c0 + LANES <= C; c0 += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            e[l] = exponential(row[c0 + l] - largest);
             lane[l] = lane[l] + e[l];
-        if (has_d)
-            for (int l = 0; l < count; l++)
-                out[c0 + l] = e[l];
+        }
+        for (int l = 0; has_d && l < LANES; l++)
+            out[c0 + l] = e[l];
     }
-    return tree_sum(lane);
+    const int count = C - c0;
+    for (int l0 = 0; l0 < count; l0 += VECTOR) {
+        const int n = MIN(VECTOR, count - l0);
+        /* Behind the last class the exponential is +0, which adds nothing. */
+        for (int l = 0; l < VECTOR; l++)
+            e[l] = as_float(INF_BITS | SIGN_BIT);
+        for (int l = 0; l < n; l++)
+            e[l] = row[c0 + l0 + l] - largest;
+        for (int l = 0; l < VECTOR; l++) {
+            e[l] = exponential(e[l]);
+            lane[l0 + l] = lane[l0 + l] + e[l];
+        }
+        for (int l = 0; has_d && l < n; l++)
+            out[c0 + l0 + l] = e[l];
+    }
+    return wide_tree_sum(lane);
 }
 
 static inline float sum_spread(__global const float *restrict row, const float largest, const int C)
@@ -162,7 +182,7 @@ static inline float sum_spread(__global const float *restrict row, const float l
     for (int c0 = 0; c0 < C; c0 += LANES)
         for (int l = 0; l < MIN(LANES, C - c0); l++)
             lane[l] = lane[l] + (row[c0 + l] - largest);
-    return tree_sum(lane);
+    return wide_tree_sum(lane);
 }
 
 /* Whether the label is the first maximum. */
