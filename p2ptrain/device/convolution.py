@@ -9,23 +9,21 @@ The gradient of the bias is operations.column_sums over the rows of d.
 """
 
 from dataclasses import dataclass
-from math import gcd
 from typing import Literal
 
 import numpy as np
 
+from p2ptrain.device.convolution_tasks import (
+    Rows,
+    TaskSplit,
+    split_gradient,
+    split_rows,
+)
 from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray, LocalMemory
-from p2ptrain.device.operations import CHUNK, Operations, Tile
+from p2ptrain.device.operations import Operations
 
 Activation = Literal["none", "relu"]
-
-FLOAT_BYTES = 4
-INT_BYTES = 4
-TASKS_PER_CORE = 4  # so that the cores end together
-BLOCK_BYTES = 96 * 1024  # of image rows in a task of a correlation: they stay in the L2 cache
-GRADIENT_TASKS = 1  # of the weight gradient for each core
-TILES_PER_TASK = 4  # of the weight gradient, under which a task's copy of its pixels shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +85,6 @@ class ConvWeights:
     bias_offset: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """How tasks read an image row by row: what conv.cl's load_rows copies, in one direction each.
-
-    count          rows of results in the whole batch, `per_image` of them in an image
-    width          results of a row
-    channels       of the image
-    window         pixels of the image that a result reads, in each direction
-    step           slots from one result to the next: min(stride, window)
-    """
-
-    count: int
-    per_image: int
-    width: int
-    channels: int
-    window: int
-    step: int
-
-    def slot_bytes(self, rows: int) -> int:
-        """Local memory for what so many rows of results read, wherever they begin."""
-        images = min(rows, (rows + self.per_image - 2) // self.per_image + 1)
-        slots = rows * self.step + images * (self.window - self.step)
-        columns = (self.width - 1) * self.step + self.window
-        return slots * columns * self.channels * FLOAT_BYTES
-
-
 def forward_rows(shape: ConvShape) -> Rows:
     """Rows of z, from x."""
     return Rows(
@@ -142,65 +114,6 @@ def gradient_rows(shape: ConvShape) -> tuple[Rows, int]:
     return Rows(count, per_image, width, shape.channels_out, window, 1), origin
 
 
-def conv_tile(operations: Operations, channels: int) -> Tile | None:
-    """The register tile for so many results of a pixel; None: the simple version."""
-    if operations.tile is None:
-        return None
-    width = operations.tile.width
-    if channels <= width:
-        return Tile(8, 1, width)
-    return Tile(operations.tile.rows, 2, width)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSplit:
-    """What one task of a correlation does, and the local memory for it.
-
-    task_rows    rows of results
-    row_block    of them at a time
-    panel_block  panels of channels
-    local_bytes  for rows of the image, for sums, for the tables of steps and results
-    """
-
-    task_rows: int
-    row_block: int
-    panel_block: int
-    local_bytes: tuple[int, int, int]
-
-
-def split_rows(
-    operations: Operations, rows: Rows, tile: Tile, panels: int, depth: int
-) -> TaskSplit | None:
-    """The work of a task; None where not even one row fits into local memory.
-
-    Args:
-      panels  of results
-      depth   K, steps of a result
-    """
-    info = operations.device.info
-    tasks = TASKS_PER_CORE * info.compute_units
-    even = tile.rows // gcd(tile.rows, rows.width)  # rows that make whole tiles
-    task_rows = max(1, rows.count // tasks)
-    if task_rows >= even:
-        task_rows -= task_rows % even
-    panel_block = max(1, panels * -(-rows.count // task_rows) // tasks)
-
-    def local_bytes(row_block: int) -> tuple[int, int, int]:
-        results = row_block * rows.width + tile.rows
-        sums = results * tile.columns if depth > CHUNK else 1
-        tables = depth + 2 * results
-        return rows.slot_bytes(row_block), sums * FLOAT_BYTES, tables * INT_BYTES
-
-    row_block = task_rows
-    while row_block > 1 and sum(local_bytes(row_block)) > min(BLOCK_BYTES, info.local_bytes):
-        row_block = row_block * 7 // 8
-    if row_block >= even:
-        row_block -= row_block % even
-    if sum(local_bytes(row_block)) > info.local_bytes:
-        return None
-    return TaskSplit(task_rows, row_block, panel_block, local_bytes(row_block))
-
-
 def conv_forward(
     operations: Operations,
     shape: ConvShape,
@@ -209,7 +122,7 @@ def conv_forward(
     weights: ConvWeights,
     activation: Activation,
 ) -> list[Launch]:
-    """z = conv(x) + bias, flushed, and then ReLU in place if asked for.
+    """The convolution z = conv(x) + bias, flushed, and then ReLU in place if asked for.
 
     Args:
       x  (batch, height, width, channels_in) float32
@@ -218,31 +131,25 @@ def conv_forward(
     library = operations.library
     bias_offset = -1 if weights.bias_offset is None else weights.bias_offset
     bias = integers(bias_offset, activation == "relu")
-    image = (x, *integers(shape.height, shape.width, shape.channels_in))
-    out = (z, *integers(shape.out_height, shape.out_width, shape.channels_out))
-    taps = integers(shape.kernel, shape.stride, shape.padding)
-    place = (weights.parameters, np.int32(weights.weight_offset))
-    tile = conv_tile(operations, shape.channels_out)
+    place: tuple[Argument, ...] = (weights.parameters, np.int32(weights.weight_offset))
+    rest = (*bias, *_output(shape, z), *_taps(shape))
     rows = forward_rows(shape)
-    panels = -(-shape.channels_out // tile.columns) if tile else 0
-    split = split_rows(operations, rows, tile, panels, shape.depth) if tile else None
-    if tile is None or split is None:
-        size = (ceil_to(shape.channels_out, LOCAL_SIZE), rows.count * rows.width)
-        arguments = (*image, *place, *bias, *out, *taps)
-        return [library.launch("conv.conv_naive", size, (LOCAL_SIZE, 1), arguments)]
+    split = split_rows(operations, rows, shape.channels_out, shape.depth)
+    if split is None:
+        arguments = (*_input(shape, x), *place, *rest)
+        results = (shape.channels_out, rows.count * rows.width)
+        return [_by_result(operations, "conv.conv_naive", results, arguments)]
+    tile = split.tile
     launches: list[Launch] = []
-    packed = place
     if tile.columns != shape.channels_out:  # else the matrix is one panel
-        packed = (operations.device.empty((panels * tile.columns * shape.depth,)), np.int32(0))
+        packed = operations.device.empty((split.panels * tile.columns * shape.depth,))
         channels = integers(shape.channels_in, shape.channels_out)
-        pack = (*place, packed[0], *channels)
-        launches.append(
-            library.launch(
-                "conv.pack_weights", (panels, shape.kernel**2), (1, 1), pack, tile.defines
-            )
-        )
-    arguments = (*image, *packed, weights.parameters, *bias, *out, *taps)
-    launches.append(_tiled(operations, "conv.conv_tiled", arguments, (rows, panels, split, tile)))
+        size = (split.panels, shape.kernel**2)
+        arguments = (*place, packed, *channels)
+        launches.append(library.launch("conv.pack_weights", size, (1, 1), arguments, tile.defines))
+        place = (packed, np.int32(0))
+    arguments = (*_input(shape, x), *place, weights.parameters, *rest)
+    launches.append(_by_task(operations, "conv.conv_tiled", split, arguments))
     return launches
 
 
@@ -255,47 +162,25 @@ def conv_input_gradient(
       d   (batch, out_height, out_width, channels_out) float32
       dx  (batch, height, width, channels_in) float32, overwritten
     """
-    library = operations.library
-    image = (d, *integers(shape.out_height, shape.out_width, shape.channels_out))
-    out = (dx, *integers(shape.height, shape.width, shape.channels_in))
-    taps = integers(shape.kernel, shape.stride, shape.padding)
     place = (weights.parameters, np.int32(weights.weight_offset))
-    tile = conv_tile(operations, shape.channels_in)
+    rest = (*_input(shape, dx), *_taps(shape))
     rows, origin = gradient_rows(shape)
-    panels = -(-shape.channels_in // tile.columns) if tile else 0
     depth = shape.kernel**2 * shape.channels_out
-    split = split_rows(operations, rows, tile, panels, depth) if tile else None
-    if tile is None or split is None:
-        size = (
-            ceil_to(shape.channels_in, LOCAL_SIZE),
-            shape.batch * shape.height * shape.width,
-        )
-        arguments = (*image, *place, *out, *taps)
-        return [library.launch("conv.input_gradient_naive", size, (LOCAL_SIZE, 1), arguments)]
-    packed = operations.device.empty((panels * tile.columns * depth,))
-    channels = integers(shape.channels_in, shape.channels_out)
-    pack = (*place, packed, *channels, *taps[:2])
-    arguments = (*image, packed, *out, *taps, *integers(rows.window, origin))
-    return [
-        library.launch("conv.pack_flipped", (panels, shape.kernel**2), (1, 1), pack, tile.defines),
-        _tiled(operations, "conv.input_gradient_tiled", arguments, (rows, panels, split, tile)),
-    ]
-
-
-def _tiled(
-    operations: Operations,
-    kernel: str,
-    arguments: tuple[Argument, ...],
-    work: tuple[Rows, int, TaskSplit, Tile],
-) -> Launch:
-    rows, panels, split, tile = work
-    arguments = (
-        *arguments,
-        *integers(rows.count, split.task_rows, split.row_block, split.panel_block),
-        *(LocalMemory(nbytes) for nbytes in split.local_bytes),
+    split = split_rows(operations, rows, shape.channels_in, depth)
+    if split is None:
+        results = (shape.channels_in, shape.batch * shape.height * shape.width)
+        arguments = (*_output(shape, d), *place, *rest)
+        return [_by_result(operations, "conv.input_gradient_naive", results, arguments)]
+    packed = operations.device.empty((split.panels * split.tile.columns * depth,))
+    sizes = (shape.channels_in, shape.channels_out, shape.kernel, shape.stride)
+    size = (split.panels, shape.kernel**2)
+    pack = operations.library.launch(
+        *("conv.pack_flipped", size, (1, 1)),
+        (*place, packed, *integers(*sizes)),
+        split.tile.defines,
     )
-    size = (-(-panels // split.panel_block), -(-rows.count // split.task_rows))
-    return operations.library.launch(kernel, size, (1, 1), arguments, tile.defines)
+    arguments = (*_output(shape, d), packed, *rest, *integers(rows.window, origin))
+    return [pack, _by_task(operations, "conv.input_gradient_tiled", split, arguments)]
 
 
 def conv_weight_gradient(
@@ -313,80 +198,64 @@ def conv_weight_gradient(
       d  (batch, out_height, out_width, channels_out) float32
     """
     library = operations.library
-    pixels = shape.batch * shape.out_height * shape.out_width
-    arguments = (
-        *(x, *integers(shape.height, shape.width, shape.channels_in)),
-        *(d, *integers(shape.out_height, shape.out_width, shape.channels_out)),
-        *(gradient, *integers(weight_offset, shape.kernel, shape.stride, shape.padding, pixels)),
-    )
-    tile = conv_tile(operations, shape.channels_out)
-    split = split_gradient(operations, shape, tile) if tile else None
-    if tile is None or split is None:
-        size = (ceil_to(shape.channels_out, LOCAL_SIZE), shape.depth)
-        name = "conv.weight_gradient_naive"
-        return [library.launch(name, size, (LOCAL_SIZE, 1), arguments)]
-    tiles, panels = -(-shape.depth // tile.rows), -(-shape.channels_out // tile.columns)
-    chunks = -(-pixels // CHUNK)
-    blocks = -(-chunks // split.chunk_block)
-    size = chunks * tiles * panels * tile.rows * tile.columns
-    sums = operations.device.empty((1 if blocks == 1 else size,))
+    rows = forward_rows(shape)
+    to = (gradient, np.int32(weight_offset))
+    pixels = np.int32(rows.count * rows.width)
+    arguments: tuple[Argument, ...]
+    arguments = (*_input(shape, x), *_output(shape, d), *to, *_taps(shape), pixels)
+    split = split_gradient(operations, rows, shape.channels_out, shape.depth)
+    if split is None:
+        results = (shape.channels_out, shape.depth)
+        return [_by_result(operations, "conv.weight_gradient_naive", results, arguments)]
+    defines = split.tile.defines
+    sums = operations.device.empty((split.sums,))
     arguments = (
         *(*arguments, *integers(split.panel_block, split.tile_block, split.chunk_block), sums),
         *(LocalMemory(nbytes) for nbytes in split.local_bytes),
     )
-    size3 = (-(-panels // split.panel_block), -(-tiles // split.tile_block), blocks)
     name = "conv.weight_gradient_tiled"
-    launches = [library.launch(name, size3, (1, 1, 1), arguments, tile.defines)]
-    if blocks > 1:
-        added = (
-            *(sums, gradient),
-            *integers(weight_offset, chunks, shape.depth, shape.channels_out),
-        )
-        name = "conv.add_chunks"
-        launches.append(library.launch(name, (panels, tiles), (1, 1), added, tile.defines))
+    launches = [library.launch(name, split.size, (1, 1, 1), arguments, defines)]
+    if split.size[2] > 1:
+        arguments = (sums, *to, *integers(split.chunks, shape.depth, shape.channels_out))
+        size = (split.panels, split.tiles)
+        launches.append(library.launch("conv.add_chunks", size, (1, 1), arguments, defines))
     return launches
 
 
-@dataclass(frozen=True, slots=True)
-class GradientSplit:
-    """What one task of the weight gradient does.
-
-    panel_block  panels of channels
-    tile_block   tiles of rows
-    chunk_block  chunks of pixels
-    local_bytes  local memory for d and sums, for slots, for tables
-    """
-
-    panel_block: int
-    tile_block: int
-    chunk_block: int
-    local_bytes: tuple[int, int, int]
+def _input(shape: ConvShape, array: DeviceArray) -> tuple[Argument, ...]:
+    """An array of the shape of x, as the kernels take it."""
+    return array, *integers(shape.height, shape.width, shape.channels_in)
 
 
-def split_gradient(operations: Operations, shape: ConvShape, tile: Tile) -> GradientSplit | None:
-    """The work of a task; None where a chunk of x does not fit into local memory."""
-    tiles, panels = -(-shape.depth // tile.rows), -(-shape.channels_out // tile.columns)
-    chunks = -(-shape.batch * shape.out_height * shape.out_width // CHUNK)
-    units = operations.device.info.compute_units
-    tasks = GRADIENT_TASKS * units
-    panel_block, tile_block, chunk_block = max(1, panels // tasks), tiles, chunks
-    tile_block = -(-tiles // max(1, tasks * panel_block // panels))
-    if tile_block < TILES_PER_TASK:
-        panel_block, tile_block = panels, tiles
-        chunk_block = max(1, chunks // (TASKS_PER_CORE * units))
-    rows = forward_rows(shape)
-    most = min(rows.count, (CHUNK + rows.width - 2) // rows.width + 1)
-    sums = 0 if chunk_block < chunks else panel_block * tile_block * tile.rows
-    local_bytes = (
-        tile.columns * (CHUNK + sums) * FLOAT_BYTES,
-        rows.slot_bytes(most),
-        (CHUNK + tile_block * tile.rows) * INT_BYTES,
-    )
-    if sum(local_bytes) > operations.device.info.local_bytes:
-        return None
-    return GradientSplit(panel_block, tile_block, chunk_block, local_bytes)
+def _output(shape: ConvShape, array: DeviceArray) -> tuple[Argument, ...]:
+    """An array of the shape of z."""
+    return array, *integers(shape.out_height, shape.out_width, shape.channels_out)
+
+
+def _taps(shape: ConvShape) -> tuple[Argument, ...]:
+    return integers(shape.kernel, shape.stride, shape.padding)
 
 
 def integers(*values: int) -> tuple[np.int32, ...]:
     """Kernel arguments."""
     return tuple(np.int32(value) for value in values)
+
+
+def _by_result(
+    operations: Operations, kernel: str, results: tuple[int, int], arguments: tuple[Argument, ...]
+) -> Launch:
+    """The simple version: a work-item for each channel of each row of results."""
+    size = (ceil_to(results[0], LOCAL_SIZE), results[1])
+    return operations.library.launch(kernel, size, (LOCAL_SIZE, 1), arguments)
+
+
+def _by_task(
+    operations: Operations, kernel: str, split: TaskSplit, arguments: tuple[Argument, ...]
+) -> Launch:
+    """The tiled version of a correlation."""
+    arguments = (
+        *arguments,
+        *integers(split.rows, split.task_rows, split.row_block, split.panel_block),
+        *(LocalMemory(nbytes) for nbytes in split.local_bytes),
+    )
+    return operations.library.launch(kernel, split.size, (1, 1), arguments, split.tile.defines)

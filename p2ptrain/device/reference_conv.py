@@ -32,9 +32,7 @@ def chunked_product(a: Floats, b: Floats) -> Floats:
     return total
 
 
-def patches(
-    image: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> Floats:
+def patches(image: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
     """What lies under taps of an image, +0 outside it.
 
     Args:
