@@ -8,30 +8,23 @@ columns C, float32 unless stated.
 import numpy as np
 from numpy.typing import NDArray
 
+from p2ptrain.device import reference_math
+from p2ptrain.device.reference_loss import softmax_xent as softmax_xent
 from p2ptrain.device.reference_math import (
     QUIET,
     Floats,
     div,
-    exp,
     flush_denormal,
     flush_tiny,
     fma,
     lane_sum,
-    log,
     sqrt,
-    tanh,
 )
 
 CHUNK = 256  # KC of gemm.cl
-GELU_P = np.float32(0.797884561)
-GELU_Q = np.float32(0.0356774081)
-GELU_3Q = np.float32(0.107032224)
-NEGLIGIBLE = np.float32(-40.0)
 PHILOX_ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (np.uint32(0x9E3779B9), np.uint32(0xBB67AE85))
-HALF = np.float32(0.5)
-ONE = np.float32(1)
 
 
 # --- gemm.cl -----------------------------------------------------------------------------------
@@ -97,26 +90,20 @@ def relu_backward(a: Floats, d: Floats) -> Floats:
 
 def gelu(z: Floats) -> Floats:
     """GELU in its tanh form, flushed."""
-    with np.errstate(**QUIET):  # type: ignore[arg-type]
-        t = tanh(z * fma(GELU_Q, z * z, GELU_P))
-        return flush_tiny(HALF * z * (ONE + t))
+    return reference_math.gelu(z)
 
 
 def gelu_backward(z: Floats, d: Floats) -> Floats:
-    """The gradient before the GELU from the one behind it, flushed."""
+    """The gradient before the GELU from the one behind it and the value before it, flushed."""
     with np.errstate(**QUIET):  # type: ignore[arg-type]
-        square = z * z
-        t = tanh(z * fma(GELU_Q, square, GELU_P))
-        slope = (ONE - t * t) * fma(GELU_3Q, square, GELU_P)
-        curved = np.where(t * t == 1, np.float32(0), HALF * z * slope)
-        return flush_tiny(d * (HALF * (ONE + t) + curved))
+        return flush_tiny(d * reference_math.gelu_slope(z))
 
 
 # --- reduce.cl ---------------------------------------------------------------------------------
 
 
 def column_sums(d: Floats) -> Floats:
-    """Sums over the rows.
+    """Sums over the rows, flushed.
 
     Args:
       d  (R, C)
@@ -124,39 +111,7 @@ def column_sums(d: Floats) -> Floats:
     Returns:
       (C,)
     """
-    return lane_sum(d)
-
-
-# --- softmax_xent.cl ---------------------------------------------------------------------------
-
-
-def softmax_xent(
-    z: Floats, labels: NDArray[np.int32], scale: np.float32
-) -> tuple[Floats, Floats, NDArray[np.int32]]:
-    """Softmax and cross-entropy, forward and backward.
-
-    Args:
-      z       (R, C) logits
-      labels  (R,) int32, -1 for a row that counts nothing
-      scale   factor of the gradient, 1 / batch in training
-
-    Returns:
-      d        (R, C) gradient by z, flushed
-      loss     (R,)
-      correct  (R,) int32, 1 where the label is the first maximum
-    """
-    rows = np.arange(len(z))
-    present = labels >= 0
-    with np.errstate(**QUIET):  # type: ignore[arg-type]
-        shifted = z - z.max(axis=1, keepdims=True)
-        e = np.where(shifted < NEGLIGIBLE, np.float32(0), exp(shifted))
-        total = lane_sum(e.T)
-        p = div(e, total[:, None])
-        p[rows, labels] -= ONE
-        d = np.where(present[:, None], flush_tiny(p * scale), np.float32(0))
-        loss = np.where(present, log(total) - shifted[rows, labels], np.float32(0))
-    correct = (present & (z.argmax(axis=1) == labels)).astype(np.int32)
-    return d, loss, correct
+    return flush_tiny(lane_sum(d))
 
 
 # --- optim.cl ----------------------------------------------------------------------------------
