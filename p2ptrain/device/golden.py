@@ -13,13 +13,21 @@ import json
 
 import numpy as np
 
-from p2ptrain.device import golden_basic, golden_gpt, golden_math, golden_optim, golden_vision
+from p2ptrain.device import (
+    golden_basic,
+    golden_conv,
+    golden_gpt,
+    golden_math,
+    golden_optim,
+    golden_vision,
+)
 from p2ptrain.device.golden_inputs import Array, Case
 from p2ptrain.device.kernels import source_folder
 
 CASES = (
     golden_gpt.cases,
     golden_basic.cases,
+    golden_conv.cases,
     golden_math.cases,
     golden_optim.cases,
     golden_vision.cases,
