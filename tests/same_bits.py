@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,12 @@ VENDOR_FOLDERS = (Path("/etc/OpenCL/vendors"), ROOT / ".venv" / "opencl")
 SEED, NOISE = 7, 0x0123456789ABCDEF
 SAMPLES, TEST_SAMPLES = 150, 20
 TIMEOUT_S = 900
-OCLGRIND_CHECKS = {"OCLGRIND_DATA_RACES": "1", "OCLGRIND_UNINITIALIZED": "1"}
-OCLGRIND_COMPLAINT = re.compile(r"Invalid (?:read|write)|Uninitialized|data race|Oclgrind:? error")
+OCLGRIND_CHECKS = {
+    "OCLGRIND_DATA_RACES": "1",
+    "OCLGRIND_UNINITIALIZED": "1",
+    # What its compiler makes of some kernels, such as `freeze`, it cannot interpret.
+    "PYOPENCL_BUILD_OPTIONS": "-cl-opt-disable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +99,14 @@ def gpt() -> Subject:
 
 def tiny_mlp() -> Subject:
     """For a simulator, in which a step of the others takes minutes."""
-    network = network_of_section(MlpSection(layers=(9, 11, 5), activation="gelu"))
+    network = network_of_section(MlpSection(layers=(7, 9, 5), activation="gelu"))
     return Subject(network, InnerConfig(batch=3))
 
 
 def tiny_convnet() -> Subject:
     """As convnet, for a simulator."""
-    layers = ("conv 3x3 3", "norm 3", "relu", "max-pool 2", "residual 5 groups 5", "linear 4")
-    section = ConvNetSection(kind="convnet", input=(6, 6, 1), layers=layers)
+    layers = ("conv 3x3 3", "norm 3", "relu", "max-pool 2", "residual 2 groups 1", "linear 3")
+    section = ConvNetSection(kind="convnet", input=(4, 5, 1), layers=layers)
     inner = InnerConfig(learning_rate=0.05, nesterov=True, clip_norm=1.0, batch=2)
     return Subject(network_of_section(section), inner, Presentation(0.1, 1, True))
 
@@ -110,7 +114,7 @@ def tiny_convnet() -> Subject:
 def tiny_gpt() -> Subject:
     """As gpt, for a simulator."""
     section = GptSection(
-        kind="gpt", blocks=1, heads=2, channels=6, context=5, vocabulary=7, dropout=0.1
+        kind="gpt", blocks=1, heads=2, channels=6, context=3, vocabulary=6, dropout=0.1
     )
     inner = InnerConfig(optimizer="adamw", learning_rate=1e-3, clip_norm=1.0, batch=2)
     return Subject(network_of_section(section), inner)
@@ -201,7 +205,7 @@ def _selectors(environment: Mapping[str, str]) -> list[str]:
 
 
 def ask(combination: Combination, model: str, steps: int) -> dict[str, Any]:
-    """What a process of its own prints; `complaints` are lines of Oclgrind.
+    """What a process of its own prints; `complaints` are those of Oclgrind.
 
     Raises:
       CalledProcessError  it fails
@@ -215,9 +219,9 @@ def ask(combination: Combination, model: str, steps: int) -> dict[str, Any]:
             env={**os.environ, **combination.environment, "OCLGRIND_LOG": str(log)},
             cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=True,
         )  # fmt: skip
-        lines = log.read_text().splitlines() if log.exists() else []
+        complaints = log.read_text().split("\n\n") if log.exists() else []
     answer: dict[str, Any] = json.loads(done.stdout)
-    return {**answer, "complaints": [line for line in lines if OCLGRIND_COMPLAINT.search(line)]}
+    return {**answer, "complaints": [text for text in complaints if text.strip()]}
 
 
 def combinations() -> Iterator[Combination]:
@@ -288,7 +292,11 @@ def main(arguments: Sequence[str]) -> int:
         return matrix(options.models.split(","), options.steps)
     begun = time.perf_counter()
     os.environ["POCL_MAX_PTHREAD_COUNT"] = str(options.threads)
-    library = KernelLibrary(open_device(options.device), False if options.plain_fma else None)
+    device = open_device(options.device)
+    if "Oclgrind" in device.info.title:
+        # It takes memory that is borrowed from the host for memory that was never written.
+        device.info = replace(device.info, is_cpu=False)
+    library = KernelLibrary(device, False if options.plain_fma else None)
     operations = Operations(library)
     if options.tile:
         numbers = [int(part) for part in options.tile.split(",") if part.isdecimal()]

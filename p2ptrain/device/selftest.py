@@ -128,7 +128,7 @@ def run_checks(operations: Operations, files: frozenset[str] | None = None) -> I
         try:
             found = result_hash(case.run(operations))
         except DeviceError as error:
-            found = str(error)
+            found = str(error).strip().partition("\n")[0]
         yield Check(
             case.file, case.name, found, golden.get(case.name, ABSENT), time.perf_counter() - begun
         )
