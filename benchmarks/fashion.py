@@ -25,9 +25,9 @@ import trio
 from p2ptrain.compress.codecs import CODECS
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import node_config
+from p2ptrain.model.networks import network_of
 from p2ptrain.node.local_swarm import LocalSwarm, PeerProcess, share_kernels
 from p2ptrain.node.telemetry import number
-from p2ptrain.wire.limits import CODEC_BLOCK
 
 DATA = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 ACCURACY_MIN = 0.87
@@ -107,7 +107,7 @@ def report(run: Run, recipe: Recipe) -> bool:
     say(f"CPU {run.cpu_s:.0f} s, {run.cpu_s / count:.0f} s a peer; "
         f"the largest process held {run.memory_mb:.0f} MB")  # fmt: skip
     codec = CODECS[{"int4": 4, "int8": 8}[recipe.averaging.codec]]
-    values = -(-recipe.model.parameter_count // CODEC_BLOCK) * CODEC_BLOCK
+    values = network_of(recipe).layout.padded_size
     floor = recipe.rounds * (count - 1) * codec.shard_bytes(values) / 1e6
     for peer, end in zip(run.peers, done, strict=True):
         sent, received = (number(end.get(f"bytes_{way}")) / 1e6 for way in ("sent", "received"))

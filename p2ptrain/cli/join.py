@@ -139,6 +139,10 @@ def words_for(event: Mapping[str, Value]) -> str | None:
             return f"{what}: {event.get('peer', '')} {details}"
         case "round":
             return _round_line(event)
+        case "energy":
+            return f"energy, reckoned: {event['text']}"
+        case "curve":
+            return f"curve: {event['path']}"
         case "done":
             return (
                 f"done: {event['rounds']} rounds, {event['contributed']} with our work in them, "
@@ -153,8 +157,11 @@ def words_for(event: Mapping[str, Value]) -> str | None:
 def _round_line(event: Mapping[str, Value]) -> str:
     branch = "  BRANCH" if event["branch"] else ""
     mine = "" if event["included"] else "  (without us)"
+    newest = event["evaluated_round"]
+    when = "" if newest == event["round"] else f" (of round {newest})"
     return (
-        f"round {event['round']:>4}  loss {event['loss']:.4f}  accuracy {event['accuracy']:.4f}  "
+        f"round {event['round']:>4}  loss {event['loss']:.4f}  "
+        f"accuracy {event['accuracy']:.4f}{when}  "
         f"{event['samples_s']:,.0f} samples/s  {event['contributions']} of {event['members']} "
         f"contributed  sent {_megabytes(event['bytes_sent'])}  "
         f"received {_megabytes(event['bytes_received'])}{mine}{branch}"

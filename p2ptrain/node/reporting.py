@@ -10,6 +10,7 @@ import trio
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.compute_process import ComputeDied
+from p2ptrain.node.curve_file import CurveFile
 from p2ptrain.node.peers import Peers
 from p2ptrain.node.telemetry import Telemetry, Value
 from p2ptrain.swarm.averaging import Averaging
@@ -82,6 +83,7 @@ def words_of(wait: Wait, now: float) -> str:
 class Reporter:
     """Reports what one node does in one run.
 
+    curve             the picture of the run
     evaluation_share  most of the time that evaluating states after rounds may take
     """
 
@@ -90,6 +92,7 @@ class Reporter:
     peers: Peers
     telemetry: Telemetry
     state: AppliedState[Compute]
+    curve: CurveFile
     evaluation_share: float = EVALUATION_SHARE
     _evaluated: _Evaluation | None = None
     _last_s: float = field(default_factory=trio.current_time)
@@ -122,6 +125,9 @@ class Reporter:
             block=link.context.block.hex(),
             state=link.context.state.hex(),
         )
+        told = self.telemetry.latest("round")
+        assert told is not None
+        self.curve.add(told, self.telemetry.latest("trained"))
 
     async def report_waits(self, averaging: Averaging) -> None:
         """When a round takes long, say what is waited for and for how long at most; for ever."""

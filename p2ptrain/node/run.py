@@ -13,12 +13,14 @@ from p2ptrain.data.manifest import Manifest
 from p2ptrain.errors import ConfigError
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
+from p2ptrain.node.curve_file import CurveFile
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.node.machines import Machines
 from p2ptrain.node.own_state import OwnStateKeeper
 from p2ptrain.node.reporting import Reporter, Summary
 from p2ptrain.node.restoring import open_ledger, restore
 from p2ptrain.node.round import Rounds
+from p2ptrain.node.run_energy import event_of, read_tariff, run_energy
 from p2ptrain.node.samples import training_samples
 from p2ptrain.node.votes import Votes
 from p2ptrain.store.own_state import OwnStateFile
@@ -58,14 +60,16 @@ async def run_rounds(
 
     Raises StoreError, DeviceError.
     """
+    tariff = read_tariff(node.config)  # before the work: a mistake in it must not cost the run
     identity = _identity(node, recipe, compute)
     founding = await _genesis(recipe, identity.config, compute)
     with open_ledger(node, recipe, founding, identity.config.settings) as ledger:
         state = await restore(node, ledger, compute)
         own = _own_state(node, recipe, state)
         await own.take()
+        curve = CurveFile(node.config.swarm_path(recipe.swarm_id), recipe.name)
         reporter = Reporter(
-            node.identity.peer_id, recipe.swarm_id, node.peers, node.telemetry, state
+            node.identity.peer_id, recipe.swarm_id, node.peers, node.telemetry, state, curve
         )
         async with trio.open_nursery() as nursery:
             machines = _machines(nursery, node, recipe, identity, state)
@@ -94,8 +98,12 @@ async def run_rounds(
                 await rounds.run()
             await own.keep(at_once=True)
             summary = await reporter.summary(finished=rounds.finished)
+            reporter.curve.finish(summary.rounds, summary.loss, summary.accuracy)
+            energy = run_energy(tariff, compute.pid)
             await _say_goodbye(node, finished=summary.finished)
             nursery.cancel_scope.cancel()
+    node.telemetry.report("energy", text=str(energy), **event_of(energy))
+    node.telemetry.report("curve", path=str(reporter.curve.folder / "curve.png"))
     node.telemetry.report("done", **summary.values)
     return summary
 
