@@ -50,6 +50,12 @@ def test_a_file_that_cannot_be_read_begins_a_new_curve(tmp_path: Path, content: 
     assert read_points(tmp_path / "curve.json") == []
 
 
+def test_the_files_are_due_once_a_minute(tmp_path: Path) -> None:
+    curve = CurveFile(tmp_path, "a run")
+    due = [curve.add(round_event(t, float(t)), None) for t in range(1, 200)]
+    assert [t for t, now in enumerate(due, 1) if now] == [61, 122, 183]
+
+
 def test_a_long_run_has_no_more_points_than_a_picture_shows(tmp_path: Path) -> None:
     curve = CurveFile(tmp_path, "a run")
     for number in range(1, 3 * POINTS_MAX):

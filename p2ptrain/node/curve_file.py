@@ -38,8 +38,8 @@ class CurveFile:
         self.points = read_points(self.folder / "curve.json")
         self._began_s = self.points[-1].seconds if self.points else 0.0
 
-    def add(self, event: Mapping[str, Value], trained: Mapping[str, Value] | None) -> None:
-        """One more point.
+    def add(self, event: Mapping[str, Value], trained: Mapping[str, Value] | None) -> bool:
+        """One more point. True if it is time to write the files.
 
         Args:
           event    "round" of telemetry
@@ -47,7 +47,7 @@ class CurveFile:
         """
         count, now = int(number(event["round"])), number(event["t"])
         if self.points and count <= self.points[-1].round:
-            return  # on a branch, or again after a restart
+            return False  # on a branch, or again after a restart
         is_fresh = event["evaluated_round"] == event["round"]
         self.points.append(
             Point(
@@ -60,9 +60,10 @@ class CurveFile:
         )
         if len(self.points) > POINTS_MAX:
             self.points = self.points[::2]
-        if now - self._written_s > WRITE_EVERY_S:
+        is_due = now - self._written_s > WRITE_EVERY_S
+        if is_due:
             self._written_s = now
-            self.write()
+        return is_due
 
     def finish(self, rounds: int, loss: float | None, accuracy: float | None) -> None:
         """The figures of the last state, and the files."""
@@ -74,7 +75,7 @@ class CurveFile:
         self.write()
 
     def write(self) -> None:
-        """Write both files. Raises StoreError."""
+        """Write both files; it takes a tenth of a second. Raises StoreError."""
         rows = [
             {key: value if isfinite(value) else None for key, value in asdict(point).items()}
             for point in self.points

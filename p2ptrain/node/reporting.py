@@ -127,7 +127,8 @@ class Reporter:
         )
         told = self.telemetry.latest("round")
         assert told is not None
-        self.curve.add(told, self.telemetry.latest("trained"))
+        if self.curve.add(told, self.telemetry.latest("trained")):
+            await trio.to_thread.run_sync(self.curve.write)
 
     async def report_waits(self, averaging: Averaging) -> None:
         """When a round takes long, say what is waited for and for how long at most; for ever."""
