@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.device import reference, reference_math
+from p2ptrain.device.dense import Dense, dense_forward
 from p2ptrain.device.golden_inputs import (
     PROBED,
     SEED,
@@ -53,6 +54,7 @@ def cases() -> list[Case]:
     return [
         *probed,
         Case("gemm", "gemm", run_gemm, lambda: reference.gemm(left(), right())),
+        Case("gemm", "dense", run_dense, twin_dense),
         Case("elementwise", "gather_rows", run_gather, twin_gather),
         Case("elementwise", "bias", run_bias, biased),
         Case(
@@ -66,6 +68,10 @@ def cases() -> list[Case]:
             "bias_gelu",
             lambda o: run_forward(o, "gelu"),
             lambda: reference.gelu(biased()),
+        ),
+        *(
+            Case("elementwise", name, run_activation(name), activated(function))
+            for name, function in (("relu", reference.relu), ("gelu", reference.gelu))
         ),
         Case(
             "elementwise",
@@ -144,6 +150,23 @@ def run_gemm(operations: Operations) -> Array:
     return finished(operations.gemm(a, b, c), out)
 
 
+def run_dense(operations: Operations) -> Array:
+    """A layer with bias, residual and ReLU, x stored transposed behind an offset."""
+    device = operations.device
+    stored = np.concatenate([np.ones(5, np.float32), left().T.ravel()])
+    x = row_major(device.upload(stored), DEPTH, ROWS, 5).transposed
+    weight = row_major(device.upload(right().T), COLUMNS, DEPTH)
+    parameters = device.upload(np.concatenate([np.ones(2, np.float32), uniform(3, COLUMNS)]))
+    z, residual = device.empty((ROWS, COLUMNS)), device.upload(rows(1))
+    layer = Dense(x, weight, z, bias_offset=2, activation="relu", residual=residual)
+    return finished(dense_forward(operations, layer, parameters), z)
+
+
+def twin_dense() -> Array:
+    """As run_dense."""
+    return reference.dense(left(), right().T, uniform(3, COLUMNS), rows(1), is_relu=True)
+
+
 # --- elementwise.cl and reduce.cl --------------------------------------------------------------
 
 
@@ -188,6 +211,22 @@ def run_forward(operations: Operations, activation: str) -> Array:
     z, out = device.upload(rows(1)), device.empty((ROWS, COLUMNS))
     bias = device.upload(np.concatenate([np.ones(2, np.float32), uniform(3, COLUMNS)]))
     return finished([operations.bias_activation(activation, z, bias, out, 2)], out)
+
+
+def run_activation(name: str) -> Callable[[Operations], Array]:
+    """An activation without a bias."""
+
+    def run(operations: Operations) -> Array:
+        device = operations.device
+        z, out = device.upload(rows(1)), device.empty((ROWS, COLUMNS))
+        return finished([operations.activation(name, z, out)], out)
+
+    return run
+
+
+def activated(function: Callable[[Floats], Floats]) -> Callable[[], Array]:
+    """As run_activation."""
+    return lambda: function(rows(1))
 
 
 def run_backward(operations: Operations, activation: str) -> Array:

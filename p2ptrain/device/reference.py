@@ -50,6 +50,28 @@ def gemm(a: Floats, b: Floats) -> Floats:
     return flush_tiny(total)
 
 
+def dense(
+    x: Floats, weight: Floats, b: Floats | None, residual: Floats | None, is_relu: bool
+) -> Floats:
+    """A dense layer: the product, then bias, residual and ReLU, flushed after each.
+
+    Args:
+      x         (R, in)
+      weight    (out, in)
+      b         (out,) or None
+      residual  (R, out) or None
+
+    Returns:
+      (R, out)
+    """
+    z = gemm(x, weight.T)
+    if b is not None:
+        z = bias(z, b)
+    if residual is not None:
+        z = bias(residual, z)
+    return relu(z) if is_relu else z
+
+
 # --- elementwise.cl ----------------------------------------------------------------------------
 
 
