@@ -1,5 +1,6 @@
 """What people have on disk: what is read from it, and how everything broken is refused."""
 
+import bz2
 import gzip
 import io
 import struct
@@ -114,6 +115,9 @@ def test_doubles_big_endian_and_fortran_order_become_little_endian_records(tmp_p
         (b"\x1f\x8bnot gzip at all", "gzip stream is broken"),
         (gzip.compress(b"x" * 100)[:20] + b"\0" * 30, "gzip stream is broken"),
         (gzip.compress(b"x" * 3_000_000), "unpacks to more than"),
+        (bz2.compress(b"x" * 3_000_000), "unpacks to more than"),
+        (bz2.compress(b"x" * 100)[:-3], "bzip2 stream is broken"),
+        (bz2.compress(b"x" * 100)[:-9] + b"123456789", "bzip2 stream is broken"),
         (b"\0\0", "does not begin as an IDX"),
         (b"\0\0\x07\x01\0\0\0\0", "does not begin as an IDX"),
         (b"\0\0\x08\x00", "0 dimensions"),

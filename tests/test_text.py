@@ -1,6 +1,8 @@
 """Text as data: tokenisers, splits, manifests, streams. protocol/data.md sections 2 and 3."""
 
+import bz2
 import gzip
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -133,9 +135,10 @@ def test_a_folder_of_texts_is_one_text_in_the_order_of_the_names(tmp_path: Path)
     written(tmp_path, "ab", "a.txt")
     written(tmp_path, gzip.compress(b"ef"), "c.txt.gz")
     written(tmp_path, gzip.compress(b"another"), "a.txt.gz")
+    written(tmp_path, bz2.compress(b"gh"), "d.txt.bz2")
     written(tmp_path, "not this", "notes.md")
     records = read_records(tmp_path, TextOptions(BYTES))
-    assert b"".join(split.x.tobytes() for split in records.splits) == b"abcdef"
+    assert b"".join(split.x.tobytes() for split in records.splits) == b"abcdefgh"
 
 
 def test_a_broken_byte_is_named_with_its_file_and_place(tmp_path: Path) -> None:
@@ -192,7 +195,8 @@ def test_the_plays_are_divided_as_is_usual(blocks: BlockStore) -> None:
     tokeniser = seeded.manifest.tokeniser
     assert tokeniser is not None
     assert tokeniser.size == 65
-    text = SHAKESPEARE_PATH.read_text("utf-8")
+    text = bz2.decompress(SHAKESPEARE_PATH.read_bytes()).decode("utf-8")
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("86c4e6aa9db7c042ec79f339dcb96d42")
     streams = text_streams(seeded.manifest, blocks.get)
     assert len(streams.train) == int(0.9 * len(text))
     assert tokeniser.decode(np.concatenate([streams.train, streams.test])) == text

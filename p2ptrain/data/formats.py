@@ -1,16 +1,18 @@
-"""Read what people have: IDX files or .txt files in a folder, .npz, UTF-8 text, any gzipped.
+"""Read what people have: folders of IDX or .txt files, .npz, UTF-8 text, any of them packed.
 
 The content decides what a file is, not its name, unless a tokeniser is asked for: then it is text.
-No claim inside a file is believed before it is
-compared with the bytes that are there, so that a small file cannot ask for a large amount of
-memory: gzip streams are read up to a limit, the sizes in zip and npy heads are checked before
-anything is allocated. Whatever is wrong is a ConfigError: what, why, what to do.
+No claim inside a file is believed before it is compared with the bytes that are there, so that a
+small file cannot ask for a large amount of memory: gzip and bzip2 streams are read up to a limit,
+the sizes in zip and npy heads are checked before anything is allocated. Whatever is wrong is a
+ConfigError: what, why, what to do.
 
 IDX (http://yann.lecun.com/exdb/mnist): two zero bytes, a type byte, the number of dimensions,
 the dimensions as 4 bytes big-endian each, the values big-endian.
 """
 
+import bz2
 import gzip
+import io
 import math
 import re
 import zlib
@@ -26,7 +28,9 @@ from p2ptrain.wire.limits import DATASET_BYTES_MAX, DATASET_FILES_MAX, RECORD_DI
 
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _IDX_NAME = re.compile(r"(?P<split>\w*?)[-_.]?(?P<part>images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?")
-_TEXT_NAME = re.compile(r".+\.txt(\.gz)?")
+_TEXT_NAME = re.compile(r"(.+\.txt)(\.gz|\.bz2)?")
+_GZIP = b"\x1f\x8b"
+_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")  # with the head of the first block: BZh alone may be text
 _SPLIT_NAMES = {
     "": TRAIN,
     "train": TRAIN,
@@ -88,7 +92,7 @@ def read_idx(source: str, content: bytes) -> Array:
 
 
 def _read_file(path: Path, bytes_max: int) -> bytes:
-    """A file's bytes, unpacked if it is gzip."""
+    """A file's bytes, unpacked if it is gzip or bzip2."""
     if not path.is_file():
         raise ConfigError(f"{path} is not a file or a folder.\nCheck the path.")
     if path.stat().st_size > bytes_max:
@@ -96,14 +100,16 @@ def _read_file(path: Path, bytes_max: int) -> bytes:
     content = path.read_bytes()
     if not content:
         raise unusable(str(path), "it is empty", "Give a file with data.")
-    if not content.startswith(b"\x1f\x8b"):
+    packing = "gzip" if content.startswith(_GZIP) else "bzip2" if _BZIP2.match(content) else ""
+    if not packing:
         return content
+    stream = io.BytesIO(content)
     try:
-        with gzip.open(path) as file:
+        with gzip.open(stream) if packing == "gzip" else bz2.open(stream) as file:
             content = file.read(bytes_max + 1)
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (OSError, zlib.error, EOFError) as error:  # OSError is what both call bad data
         raise unusable(
-            str(path), f"its gzip stream is broken ({error})", "Fetch the file again."
+            str(path), f"its {packing} stream is broken ({error})", "Fetch the file again."
         ) from None
     if len(content) > bytes_max:
         raise _too_large(path, bytes_max)
@@ -130,9 +136,10 @@ def _read_folder(folder: Path, text: TextOptions, bytes_max: int) -> Records:
     paths = sorted(folder.iterdir())
     texts: dict[str, Path] = {}
     for path in paths:
-        if _TEXT_NAME.fullmatch(path.name):
+        match = _TEXT_NAME.fullmatch(path.name)
+        if match:
             # Sorted, so that the unpacked one of x and x.gz comes first and is taken.
-            texts.setdefault(path.name.removesuffix(".gz"), path)
+            texts.setdefault(match[1], path)
     if texts and (text.tokeniser is not None or not any(map(_is_idx_images, paths))):
         return _read_texts(folder, [texts[name] for name in sorted(texts)], text, bytes_max)
     _refuse_options(str(folder), text)

@@ -12,7 +12,7 @@ DIGITS = "digits"
 DIGITS_PATH = BUNDLED / "digits.npz"
 DIGITS_LICENCE = "CC-BY-4.0"  # credited in bundled/CREDITS.md
 SHAKESPEARE = "tinyshakespeare"
-SHAKESPEARE_PATH = BUNDLED / "tinyshakespeare.txt"
+SHAKESPEARE_PATH = BUNDLED / "tinyshakespeare.txt.bz2"
 SHAKESPEARE_LICENCE = "public domain"
 RECIPES = ("digits", "fashion", "shakespeare-char")
 
