@@ -166,7 +166,7 @@ def _taken(activation: Activation, before: Layer) -> Layer | None:
     """The layer before with the activation in it; None if it cannot take it."""
     match before:
         case Dense(activation="none"):
-            return replace(before, activation=activation.name)
+            return replace(before, activation="relu" if activation.name == "relu" else "gelu")
         case Conv2d(relu=False) | GroupNormalisation(relu=False) if activation.name == "relu":
             return replace(before, relu=True)
         case _:

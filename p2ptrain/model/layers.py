@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Protocol
 
-from p2ptrain.device.operations import row_major
+from p2ptrain.device.dense import (
+    Activation,
+    bias_gradient,
+    dense_forward,
+    input_gradient,
+    weight_gradient,
+)
+from p2ptrain.device.dense import Dense as DenseForward
+from p2ptrain.device.kernels import Launch
+from p2ptrain.device.opencl import DeviceArray
+from p2ptrain.device.products import row_major
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.parameters import TensorSpec
 from p2ptrain.model.recorder import Recorder, Value
@@ -76,7 +86,7 @@ class Dense:
     """
 
     width: int
-    activation: str = "none"
+    activation: Activation = "none"
     bound: float = 0.0
 
     @property
@@ -102,48 +112,50 @@ class Dense:
 
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record z and the activation; the ReLU works in place."""
+        return self.record_onto(recorder, place, x, None)
+
+    def record_onto(
+        self, recorder: Recorder, place: Place, x: Value, residual: Value | None
+    ) -> tuple[Value, Backward]:
+        """Record residual + z, if there is one; its gradient is the d that comes in."""
         rows, fan_in = as_rows(x)
         weight, bias = (recorder.offsets[f"{place.name}.{kind}"] for kind in ("weight", "bias"))
         operations, parameters = recorder.operations, recorder.parameters
+        matrix = row_major(parameters, self.width, fan_in, weight)
         z = recorder.value(rows, self.width)
         a = recorder.value(rows, self.width) if self.activation == "gelu" else z
-        matrix = row_major(parameters, self.width, fan_in, weight)
-        recorder.launch(
-            lambda x, z: operations.gemm(
-                row_major(x, rows, fan_in), matrix.transposed, row_major(z, rows, self.width)
-            ),
-            x, z,
-        )  # fmt: skip
-        if self.activation == "none":
-            recorder.launch(lambda z: [operations.bias(z, parameters, bias)], z)
-        else:
-            recorder.launch(
-                lambda z, a: [operations.bias_activation(self.activation, z, parameters, a, bias)],
-                z, a,
-            )  # fmt: skip
+
+        def forward(x: DeviceArray, z: DeviceArray, *more: DeviceArray) -> list[Launch]:
+            given = iter(more)
+            behind = next(given) if self.activation == "gelu" else None
+            added = next(given) if residual is not None else None
+            layer = DenseForward(
+                row_major(x, rows, fan_in), matrix, z, bias, self.activation, behind, added
+            )
+            return dense_forward(operations, layer, parameters)
+
+        more = [*([a] if a is not z else []), *([residual] if residual is not None else [])]
+        recorder.launch(forward, x, z, *more)
 
         def backward(d: Value) -> Value | None:
             gradient = recorder.gradient
             assert gradient is not None
             if self.activation != "none":
-                recorder.launch(
-                    lambda z, d: [operations.activation_backward(self.activation, z, d)], z, d
-                )
-            recorder.launch(
-                lambda d, x: operations.gemm(
-                    row_major(d, rows, self.width).transposed,
-                    row_major(x, rows, fan_in),
-                    row_major(gradient, self.width, fan_in, weight),
-                ),
-                d, x,
-            )  # fmt: skip
-            recorder.launch(lambda d: [operations.column_sums(d, gradient, bias)], d)
+                name = self.activation
+                recorder.launch(lambda z, d: [operations.activation_backward(name, z, d)], z, d)
+
+            def by_parameters(d: DeviceArray, x: DeviceArray) -> list[Launch]:
+                d_rows, x_rows = row_major(d, rows, self.width), row_major(x, rows, fan_in)
+                launches = weight_gradient(operations, d_rows, x_rows, gradient, weight)
+                return [*launches, *bias_gradient(operations, d, gradient, bias)]
+
+            recorder.launch(by_parameters, d, x)
             if place.is_first:
                 return None
             dx = recorder.value(*x.shape)
             recorder.launch(
-                lambda d, dx: operations.gemm(
-                    row_major(d, rows, self.width), matrix, row_major(dx, rows, fan_in)
+                lambda d, dx: input_gradient(
+                    operations, row_major(d, rows, self.width), matrix, dx
                 ),
                 d, dx,
             )  # fmt: skip

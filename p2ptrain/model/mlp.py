@@ -11,6 +11,7 @@ of the flat vector and under the names that files of weights use (PyTorch's conv
 from dataclasses import dataclass
 from functools import cached_property
 
+from p2ptrain.device.dense import Activation
 from p2ptrain.device.operations import Batch, Operations, Samples
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.batches import Input, StepShape
@@ -88,7 +89,8 @@ class ModelSpec:
     @cached_property
     def _dense(self) -> list[tuple[str, Dense]]:
         widths = self.layers[1:]
-        activations = [self.activation] * (len(widths) - 1) + ["none"]
+        activation: Activation = "relu" if self.activation == "relu" else "gelu"
+        activations: list[Activation] = [activation] * (len(widths) - 1) + ["none"]
         return [
             (f"layer{i}", Dense(width, activation))
             for i, (width, activation) in enumerate(zip(widths, activations, strict=True))

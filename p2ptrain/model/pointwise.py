@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from math import prod
 
 from p2ptrain.device.dropout import Dropout, dropout
-from p2ptrain.device.kernels import Launch
-from p2ptrain.device.opencl import DeviceArray
 from p2ptrain.model.layers import Backward, Place, Shape
 from p2ptrain.model.parameters import TensorSpec
 from p2ptrain.model.recorder import Recorder, Value
@@ -38,24 +36,13 @@ class Activate:
         return 0
 
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
-        """Record the activation, as that of a dense layer whose bias is zero."""
-        operations = recorder.operations
-        rows = (prod(x.shape[:-1]), x.shape[-1])
-        zeros = operations.device.zeros((x.shape[-1],))
+        """Record the activation."""
+        operations, name = recorder.operations, self.name
         y = recorder.value(*x.shape)
-
-        def forward(x: DeviceArray, y: DeviceArray) -> list[Launch]:
-            z, a = x.viewed_as(rows, x.dtype), y.viewed_as(rows, y.dtype)
-            return [operations.bias_activation(self.name, z, zeros, a, 0)]
-
-        def gradient(x: DeviceArray, d: DeviceArray) -> list[Launch]:
-            z = x.viewed_as(rows, x.dtype)
-            return [operations.activation_backward(self.name, z, d.viewed_as(rows, d.dtype))]
-
-        recorder.launch(forward, x, y)
+        recorder.launch(lambda x, y: [operations.activation(name, x, y)], x, y)
 
         def backward(d: Value) -> Value | None:
-            recorder.launch(gradient, x, d)
+            recorder.launch(lambda x, d: [operations.activation_backward(name, x, d)], x, d)
             return d
 
         return y, backward

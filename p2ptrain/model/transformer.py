@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from p2ptrain.device.attention import Attention, attention_backward, attention_forward
 from p2ptrain.device.layernorm import LayerNorm, layer_norm_backward, layer_norm_forward
 from p2ptrain.device.residual import add_forward
-from p2ptrain.model.layers import Backward, Layer, Place, Shape
+from p2ptrain.model.layers import Backward, Dense, Layer, Place, Shape
 from p2ptrain.model.parameters import TensorSpec
 from p2ptrain.model.recorder import Recorder, Value
 
@@ -111,7 +111,7 @@ def record_branch(
     x: Value,
     stream: int,
 ) -> tuple[Value, Backward]:
-    """Record x + layers(norm(x)).
+    """Record x + layers(norm(x)); a dense layer at the end adds x itself.
 
     The last of the layers, a dense one without activation or a dropout, does not overwrite the
     gradient that it is given, which the norm adds once more.
@@ -119,11 +119,19 @@ def record_branch(
     operations = recorder.operations
     inner, norm_back = record_norm(recorder, norm, x)
     backs: list[Backward] = []
+    added = False
     for name, layer in layers:
-        inner, back = layer.record(recorder, Place(name, is_first=False, stream=stream), inner)
+        place = Place(name, is_first=False, stream=stream)
+        if isinstance(layer, Dense) and name == layers[-1][0]:
+            inner, back = layer.record_onto(recorder, place, inner, x)
+            added = True
+        else:
+            inner, back = layer.record(recorder, place, inner)
         backs.append(back)
-    y = recorder.value(*x.shape)
-    recorder.launch(lambda a, b, y: add_forward(operations, a, b, y, False), x, inner, y)
+    y = inner
+    if not added:  # a dropout is the last
+        y = recorder.value(*x.shape)
+        recorder.launch(lambda a, b, y: add_forward(operations, a, b, y, False), x, inner, y)
 
     def backward(d: Value) -> Value | None:
         gradient: Value | None = d
