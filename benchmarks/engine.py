@@ -11,7 +11,8 @@ memory is the most that the process had, with the framework in it. --starts time
 from the start of the process to the end of its first step, with an empty cache of kernels (once)
 and with a warm one (median).
 
-Programs whose framework is not installed are left out.
+Programs whose framework is not installed are left out. --sides p2ptrain,torch,compiled adds torch
+with torch.compile, which needs a C++ compiler.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from benchmarks.engine_models import WORKLOADS, Workload
 from benchmarks.engine_runs import Program, ProgramFailed, Timed, start_times, take_turns
 
 SIDES = ("p2ptrain", "torch", "tinygrad")
+NEEDS = {"torch": "torch", "compiled": "torch", "tinygrad": "tinygrad"}
 LAYOUTS = {"cnn": ("last", ""), "resnet": ("last", "")}
 OPTIMIZERS = ("fused", "foreach")
 HEAD = f"{'':12} {'median ms':>10} {'best ms':>9} {'GFLOP/s':>8} {'of peak':>8} {'MB':>6}  speed"
@@ -46,6 +48,8 @@ def cache_folder() -> Path:
 
 def variants(side: str, model: str, cores: tuple[int, ...]) -> list[Program]:
     """The forms of a program that are tried."""
+    if side == "compiled":
+        return [Program(side, model, cores, "compile,fused,last")]
     if side != "torch":
         return [Program(side, model, cores)]
     return [
@@ -144,7 +148,11 @@ def main() -> None:
     parser.add_argument("--starts", action="store_true", help="time the starts, not the steps")
     parser.add_argument("--json", action="store_true", help="one object a line")
     options = parser.parse_args()
-    sides = [s for s in options.sides.split(",") if s == "p2ptrain" or importlib.util.find_spec(s)]
+    sides = [
+        side
+        for side in options.sides.split(",")
+        if side not in NEEDS or importlib.util.find_spec(NEEDS[side])
+    ]
     available = sorted(os.sched_getaffinity(0))
     failed = False
     for model in options.only.split(","):

@@ -1,8 +1,8 @@
 """p2ptrain's side of the engine's benchmark: each workload as a Trainer.
 
-Network and settings go through the Trainer, as in the compute process, and the device is tested
-before it trains, for the kernels of the network, as there. Steps are taken in rounds: parameters
-in, a number of steps, the pseudo-gradient out; these copies are a part of the time.
+Network and settings go through the Trainer, as in the compute process, and as there the device is
+tested before it trains, for the kernels of the network and for the quantiser. Steps are taken in
+rounds: parameters in, some steps, the pseudo-gradient out; these copies are a part of the time.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,7 @@ from p2ptrain.model.batches import Network
 from p2ptrain.model.convnet import ConvNetSpec
 from p2ptrain.model.gpt import GptSpec
 from p2ptrain.model.mlp import ModelSpec
+from p2ptrain.train.engine import check_quantizer
 from p2ptrain.train.local import Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import InnerConfig
 
@@ -108,6 +109,7 @@ def make(name: str, _threads: int, _variant: str) -> Callable[[int], float]:
     """
     trainer = make_trainer(name, open_device())
     self_test(trainer.operations, trainer.network.kernel_files)
+    check_quantizer(trainer.operations.library)
     start = trainer.initial_parameters()
     order = make_indices(WORKLOADS[name], 64)
 

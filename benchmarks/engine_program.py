@@ -18,6 +18,7 @@ import time
 SIDES = {
     "p2ptrain": "benchmarks.engine_ours",
     "torch": "benchmarks.engine_torch",
+    "compiled": "benchmarks.engine_torch",
     "tinygrad": "benchmarks.engine_tinygrad",
     "peak": "benchmarks.engine_peak",
 }
