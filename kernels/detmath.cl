@@ -10,7 +10,7 @@
  *   det_sqrt(x)           correctly rounded
  *   det_rsqrt(x)          correctly rounded but for two of 2^24 mantissas, within 1 ulp there
  *   det_exp(x)            within 0.91 ulp; +0 below -87.33654 and inf above 88.72283
- *   det_log(x)            within 0.80 ulp for normal x
+ *   det_log(x)            within 0.83 ulp for normal x
  *   det_tanh(x)           within 1.4 ulp
  *   det_gelu(x)           within 1.6 ulp; +0 where it is under 2^-63
  *   det_gelu_slope(x)     its derivative, within 2.1e-7

@@ -204,7 +204,7 @@ def exp(x: Floats) -> Floats:
 
 
 def log(x: Floats) -> Floats:
-    """Natural logarithm within 0.80 ulp; -inf for zeros and denormals, NaN below zero."""
+    """Natural logarithm within 0.83 ulp; -inf for zeros and denormals, NaN below zero."""
     x = np.asarray(x)
     bits = x.view(np.uint32)
     above = ((bits & 0x7FFFFF) >= 0x3504F3).astype(np.uint32)
