@@ -1,11 +1,13 @@
 """Who trains on what: the draws of protocol/data.md section 4."""
 
 import numpy as np
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from p2ptrain.data.sampler import assigned, window
-from p2ptrain.wire.digest import digest
+from p2ptrain.data.sampler import FEW, assigned, first_by_key, window
+from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import WINDOW_CHUNKS
 from p2ptrain.wire.peer_id import PeerId
 
@@ -16,6 +18,37 @@ ALICE, BOB = PeerId("12D3KooWAlice"), PeerId("12D3KooWBob")
 def test_the_draws_are_the_specified_ones() -> None:
     assert assigned(BEACONS[0], ALICE, 10, 2, 3).tolist() == [[8, 1, 7], [9, 3, 2]]
     assert window(BEACONS[0], ALICE, 1000)[:5].tolist() == [23, 29, 31, 35, 52]
+
+
+@given(st.integers(1, 20_000), st.integers(1, 8), st.integers(1, 300), st.sampled_from(BEACONS))
+def test_they_are_the_first_of_whole_permutations(
+    count: int, steps: int, batch: int, beacon: Digest
+) -> None:
+    wanted = steps * batch
+    whole: list[int] = []
+    while len(whole) < wanted:
+        epoch = len(whole) // count
+        seed = digest("samples", beacon, ALICE.encode(), epoch.to_bytes(8, "little"))
+        keys = np.frombuffer(blake3(seed).digest(length=8 * count), "<u8")
+        whole += np.argsort(keys, kind="stable").tolist()
+    drawn = assigned(beacon, ALICE, count, steps, batch)
+    assert drawn.ravel().tolist() == whole[:wanted]
+
+
+@given(
+    arrays(
+        np.uint64, st.integers(1, 3 * FEW), elements=st.integers(0, 3) | st.integers(0, 2**64 - 1)
+    ),
+    st.integers(1, 2 * FEW),
+)
+def test_keys_that_are_not_uniform_or_equal_are_put_in_order_too(
+    keys: np.ndarray[tuple[int], np.dtype[np.uint64]], wanted: int
+) -> None:
+    places = sorted(range(len(keys)), key=lambda place: (int(keys[place]), place))
+    assert first_by_key(keys, wanted).tolist() == places[:wanted]
+    most = ~keys  # hardly any below a limit
+    places = sorted(range(len(keys)), key=lambda place: (int(most[place]), place))
+    assert first_by_key(most, wanted).tolist() == places[:wanted]
 
 
 @given(st.integers(1, 300), st.integers(1, 8), st.integers(1, 40))
