@@ -39,6 +39,7 @@
 #include "tile.cl"
 
 #define EPSILON 1e-5f
+#define SIDE 8 /* groups whose 1 / std is computed side by side */
 
 #ifndef RELU
 #define RELU 0 /* 1: a ReLU behind the normalisation */
@@ -306,12 +307,18 @@ void forward_images(__global const float *restrict x, __global const float *rest
             mean[g * Q + q] = m;
     }
     FOR_CHANNELS(width, sum_squares, x + first + AT, mean + AT, sums + AT, P, C);
-    for (int g = 0; g < groups; g++) {
-        const float variance = group_sum(sums + g * Q, Q) * share;
-        const float inverse = flush_tiny(det_div(1.0f, det_sqrt(variance + EPSILON)));
-        stat[2 * g + 1] = inverse;
-        for (int q = 0; q < Q; q++)
-            sums[g * Q + q] = flush_tiny(scale[g * Q + q] * inverse);
+    for (int g1 = 0; g1 < groups; g1 += SIDE) {
+        const int some = MIN(SIDE, groups - g1);
+        float inverse[SIDE];
+        for (int i = 0; i < SIDE; i++)
+            inverse[i] = i < some ? group_sum(sums + (g1 + i) * Q, Q) * share : 1.0f;
+        for (int i = 0; i < SIDE; i++) /* side by side: each alone is a long chain */
+            inverse[i] = flush_tiny(det_div(1.0f, det_sqrt(inverse[i] + EPSILON)));
+        for (int i = 0; i < some; i++) {
+            stat[2 * (g1 + i) + 1] = inverse[i];
+            for (int c = (g1 + i) * Q; c < (g1 + i + 1) * Q; c++)
+                sums[c] = flush_tiny(scale[c] * inverse[i]);
+        }
     }
     FOR_CHANNELS(width, apply, x + first + AT, y + first + AT, mean + AT, sums + AT, shift + AT,
                  P, C);

@@ -15,6 +15,9 @@ from p2ptrain.device.opencl import DeviceArray, LocalMemory
 from p2ptrain.device.operations import Operations
 from p2ptrain.errors import ConfigError
 
+# Values of a vector: 64 bytes, a line of the cache. Where registers are shorter, the compiler takes
+# several. So each pass over an image of 16 channels reads every line once.
+WIDTH = 16
 WORK_ROWS = 4  # arrays of a value a channel that a task holds in local memory
 TASKS_PER_CORE = 4  # images are split into groups where there would be fewer tasks
 
@@ -106,7 +109,7 @@ def group_norm_forward(
       stats  (batch, groups, 2) float32, out: mean and 1 / std, which the backward pass reads
     """
     offsets = (np.int32(norm.scale_offset), np.int32(norm.shift_offset))
-    if operations.tile is None:
+    if not _takes_images(operations, norm):
         first = (x, stats, *norm.scalars, norm.share)
         second = (x, stats, parameters, y, *norm.scalars, *offsets)
         return [
@@ -129,7 +132,7 @@ def group_norm_backward(
     partial = operations.device.empty((norm.batch, 2, norm.channels))
     shares = (norm.share, np.int32(norm.scale_offset))
     last = (partial, parameters, arrays.dx, *norm.scalars, *shares)
-    if operations.tile is None:
+    if not _takes_images(operations, norm):
         channels = norm.batch * norm.channels
         first = (*images, partial, *norm.scalars)
         launches = [
@@ -144,21 +147,29 @@ def group_norm_backward(
     return [*launches, _by_index(operations, norm, name, count, (*sums, *offsets))]
 
 
+def _takes_images(operations: Operations, norm: GroupNorm) -> bool:
+    """Whether a task takes an image: on CPUs, if a group's channels fit into local memory."""
+    return operations.tile is not None and _groups_that_fit(operations, norm) > 0
+
+
+def _groups_that_fit(operations: Operations, norm: GroupNorm) -> int:
+    """Groups for which a task has local memory: a value a channel and a vector in each row."""
+    row_values = operations.device.info.local_bytes // (WORK_ROWS * 4)
+    return max(0, row_values - WIDTH) // norm.group_channels
+
+
 def _by_images(
     operations: Operations, norm: GroupNorm, kernel: str, arguments: tuple[Argument, ...]
 ) -> Launch:
-    assert operations.tile is not None
-    width = operations.tile.width
-    info = operations.device.info
-    blocks = min(norm.groups, -(-TASKS_PER_CORE * info.compute_units // norm.batch))
-    groups = -(-norm.groups // blocks)
-    # A row of local memory holds a value a channel of the task's groups, and a vector behind.
-    fitting = (info.local_bytes // (WORK_ROWS * 4) - width) // norm.group_channels
-    groups = max(1, min(groups, fitting))
-    work_bytes = WORK_ROWS * 4 * (groups * norm.group_channels + width)
+    tasks = TASKS_PER_CORE * operations.device.info.compute_units
+    blocks = min(norm.groups, -(-tasks // norm.batch))
+    # Not less than a vector of channels to a task: part of one is no faster.
+    groups = max(-(-norm.groups // blocks), -(-WIDTH // norm.group_channels))
+    groups = min(norm.groups, groups, _groups_that_fit(operations, norm))
+    work_bytes = WORK_ROWS * 4 * (groups * norm.group_channels + WIDTH)
     arguments = (*arguments, np.int32(groups), LocalMemory(work_bytes))
     size = (-(-norm.groups // groups), norm.batch)
-    defines = (*norm.defines, f"VW={width}")
+    defines = (*norm.defines, f"VW={WIDTH}")
     return operations.library.launch(f"groupnorm.{kernel}", size, (1, 1), arguments, defines)
 
 
