@@ -24,8 +24,8 @@
  * coefficients of dx) is flushed by flush_tiny, as is all that is written.
  *
  * Two versions with equal bits:
- *   stats_simple, apply_simple, partial_simple, dx_simple   one work-item for a group, an element,
- *              a channel of an image, an element: global size rounded up to the local size of 64.
+ *   *_simple   one work-item for a group of an image (stats, terms), a channel of an image
+ *              (partial) or an element (apply, dx): global size rounded up to the local size of 64
  *   forward_images, backward_images   one work-item for some groups of an image, for CPUs: global
  *              size (blocks of GB groups, N), local size (1, 1), local memory 4 (GB Q + VW) floats.
  *              All passes run while the image is in the cache, VW channels at a time (tile.cl).
@@ -120,37 +120,47 @@ __kernel void partial_simple(__global const float *restrict x, __global const fl
     partial[(size_t)(2 * n + 1) * C + c] = flush_tiny(tree_sum(product) * stats[2 * g + 1]);
 }
 
-__kernel void dx_simple(__global const float *restrict x, __global const float *restrict y,
-                        __global const float *restrict stats, __global const float *restrict d,
-                        __global const float *restrict partial,
-                        __global const float *restrict parameters, __global float *restrict dx,
-                        SHAPE, const float share, const int scale_offset)
+/* terms[n][g] = the level and the slope of dx in a group of an image. */
+__kernel void terms_simple(__global const float *restrict stats,
+                           __global const float *restrict partial,
+                           __global const float *restrict parameters,
+                           __global float *restrict terms, SHAPE, const float share,
+                           const int scale_offset)
 {
     const int i = get_global_id(0);
-    if (i >= N * P * C)
+    if (i >= N * G)
         return;
-    const int c = i % C, n = i / (P * C), Q = C / G;
-    const float mean = stats[2 * (n * G + c / Q)];
-    const float inverse = stats[2 * (n * G + c / Q) + 1];
-    float level = 0.0f, slope = 0.0f;
+    const int n = i / G, Q = C / G;
+    const float inverse = stats[2 * i + 1];
     for (int part = 0; part < 2; part++) {
         float group[LANES];
         for (int l = 0; l < LANES; l++) {
             group[l] = 0.0f;
             for (int q = l; q < Q; q += LANES) {
-                const int at = c / Q * Q + q;
-                group[l] = group[l] + partial[(size_t)(2 * n + part) * C + at]
-                                          * parameters[scale_offset + at];
+                const int c = i % G * Q + q;
+                group[l] = group[l] + partial[(size_t)(2 * n + part) * C + c]
+                                          * parameters[scale_offset + c];
             }
         }
         const float scaled = tree_sum(group) * share * inverse;
-        level = part == 0 ? flush_tiny(scaled) : level;
-        slope = flush_tiny(scaled * inverse);
+        terms[2 * i + part] = flush_tiny(part == 0 ? scaled : scaled * inverse);
     }
-    const float factor = flush_tiny(parameters[scale_offset + c] * inverse);
+}
+
+__kernel void dx_simple(__global const float *restrict x, __global const float *restrict y,
+                        __global const float *restrict stats, __global const float *restrict d,
+                        __global const float *restrict terms,
+                        __global const float *restrict parameters, __global float *restrict dx,
+                        SHAPE, const int scale_offset)
+{
+    const int i = get_global_id(0);
+    if (i >= N * P * C)
+        return;
+    const int c = i % C, g = i / (P * C) * G + c / (C / G);
+    const float factor = flush_tiny(parameters[scale_offset + c] * stats[2 * g + 1]);
     const float e = (RELU && y[i] <= 0.0f) ? 0.0f : d[i];
-    const float u = flush_tiny(x[i] - mean);
-    dx[i] = flush_tiny(fused(e, factor, fused(u, -slope, -level)));
+    const float u = flush_tiny(x[i] - stats[2 * g]);
+    dx[i] = flush_tiny(fused(e, factor, fused(u, -terms[2 * g + 1], -terms[2 * g])));
 }
 
 __kernel void parameter_gradients(__global const float *restrict partial,

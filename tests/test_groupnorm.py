@@ -112,6 +112,16 @@ def test_gradients_are_those_of_finite_differences(operations: Operations, relu:
         assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
 
 
+def test_groups_that_no_local_memory_holds_are_taken_by_the_simple_version() -> None:
+    channels = DEVICE.info.local_bytes // 16
+    norm = GroupNorm(1, 2, channels, 1, 0, channels, relu=False)
+    x, d = images(norm, 1), images(norm, 2)
+    _, scale, shift = parameters(norm)
+    y, *_ = on_device(OPERATIONS, norm, x, d)
+    twin, _ = reference_groupnorm.group_norm(x, scale, shift, 1, relu=False)
+    np.testing.assert_array_equal(y.view(np.uint32), twin.view(np.uint32))
+
+
 @both
 def test_an_image_of_one_value_becomes_the_shift(operations: Operations) -> None:
     norm = GroupNorm(1, 70, 4, 2, 0, 4, relu=False)

@@ -130,17 +130,21 @@ def group_norm_backward(
     """Into arrays.dx the gradient by x; into gradient, at the offsets, those of scale and shift."""
     images = (arrays.x, arrays.y, arrays.stats, arrays.d)
     partial = operations.device.empty((norm.batch, 2, norm.channels))
-    shares = (norm.share, np.int32(norm.scale_offset))
-    last = (partial, parameters, arrays.dx, *norm.scalars, *shares)
-    if not _takes_images(operations, norm):
-        channels = norm.batch * norm.channels
+    scale_offset = np.int32(norm.scale_offset)
+    if _takes_images(operations, norm):
+        arguments = (*images, partial, parameters, arrays.dx, *norm.scalars, norm.share)
+        launches = [_by_images(operations, norm, "backward_images", (*arguments, scale_offset))]
+    else:
+        terms = operations.device.empty((norm.batch, norm.groups, 2))
+        groups, channels = norm.batch * norm.groups, norm.batch * norm.channels
         first = (*images, partial, *norm.scalars)
+        second = (arrays.stats, partial, parameters, terms, *norm.scalars, norm.share)
+        third = (*images, terms, parameters, arrays.dx, *norm.scalars, scale_offset)
         launches = [
             _by_index(operations, norm, "partial_simple", channels, first),
-            _by_index(operations, norm, "dx_simple", norm.values, (*images, *last)),
+            _by_index(operations, norm, "terms_simple", groups, (*second, scale_offset)),
+            _by_index(operations, norm, "dx_simple", norm.values, third),
         ]
-    else:
-        launches = [_by_images(operations, norm, "backward_images", (*images, *last))]
     sums = (partial, gradient, np.int32(norm.batch), np.int32(norm.channels))
     offsets = (np.int32(norm.scale_offset), np.int32(norm.shift_offset))
     name, count = "parameter_gradients", norm.channels
