@@ -32,6 +32,7 @@ from p2ptrain.cli import (
     seed,
     seed_run,
     status,
+    tune,
 )
 from p2ptrain.config_version import describe_version
 from p2ptrain.errors import (
@@ -92,6 +93,7 @@ app.command("identity", epilog=EPILOG)(identity.command)
 app.command("join", epilog=EPILOG)(join.command)
 app.command("status", epilog=EPILOG)(status.command)
 app.command("devices", epilog=EPILOG)(devices.command)
+app.command("tune", epilog=EPILOG)(tune.command)
 app.command("demo", epilog=EPILOG)(demo.command)
 
 

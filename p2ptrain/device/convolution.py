@@ -16,6 +16,8 @@ import numpy as np
 from p2ptrain.device.convolution_tasks import (
     Rows,
     TaskSplit,
+    conv_name,
+    gradient_name,
     split_gradient,
     split_rows,
 )
@@ -150,7 +152,7 @@ def conv_forward(
         place = (packed, np.int32(0))
     arguments = (*_input(shape, x), *place, weights.parameters, *rest)
     launches.append(_by_task(operations, "conv.conv_tiled", split, arguments))
-    return launches
+    return named(launches, conv_name(rows, shape.channels_out, shape.depth))
 
 
 def conv_input_gradient(
@@ -180,7 +182,8 @@ def conv_input_gradient(
         split.tile.defines,
     )
     arguments = (*_output(shape, d), packed, *rest, *integers(rows.window, origin))
-    return [pack, _by_task(operations, "conv.input_gradient_tiled", split, arguments)]
+    launches = [pack, _by_task(operations, "conv.input_gradient_tiled", split, arguments)]
+    return named(launches, conv_name(rows, shape.channels_in, depth))
 
 
 def conv_weight_gradient(
@@ -219,7 +222,7 @@ def conv_weight_gradient(
         arguments = (sums, *to, *integers(split.chunks, shape.depth, shape.channels_out))
         size = (split.panels, split.tiles)
         launches.append(library.launch("conv.add_chunks", size, (1, 1), arguments, defines))
-    return launches
+    return named(launches, gradient_name(rows, shape.channels_out, shape.depth))
 
 
 def _input(shape: ConvShape, array: DeviceArray) -> tuple[Argument, ...]:
@@ -234,6 +237,13 @@ def _output(shape: ConvShape, array: DeviceArray) -> tuple[Argument, ...]:
 
 def _taps(shape: ConvShape) -> tuple[Argument, ...]:
     return integers(shape.kernel, shape.stride, shape.padding)
+
+
+def named(launches: list[Launch], name: str) -> list[Launch]:
+    """Launches of one operation, whose tile tuning may choose."""
+    for launch in launches:
+        launch.tuned_as = name
+    return launches
 
 
 def integers(*values: int) -> tuple[np.int32, ...]:

@@ -46,14 +46,28 @@ class Rows:
         return slots * columns * self.channels * FLOAT_BYTES
 
 
-def conv_tile(operations: Operations, channels: int) -> Tile | None:
-    """The register tile for so many results of a pixel; None: the simple version."""
-    if operations.tile is None:
+def conv_tile(operations: Operations, channels: int, name: str) -> Tile | None:
+    """The register tile for so many results of a pixel; None: the simple version.
+
+    Args:
+      name  of the operation in tiles.py
+    """
+    chosen = operations.tiles.of(name) if operations.tile is not None else None
+    if operations.tile is None or chosen is None:
         return None
-    width = operations.tile.width
-    if channels <= width:
-        return Tile(8, 1, width)
-    return Tile(operations.tile.rows, 2, width)
+    if channels <= chosen.width:
+        return Tile(max(8, chosen.rows), 1, chosen.width)
+    return chosen
+
+
+def conv_name(rows: Rows, channels: int, depth: int) -> str:
+    """What tuning calls a correlation: its results, their channels and steps."""
+    return f"conv {rows.count * rows.width}x{channels}x{depth}"
+
+
+def gradient_name(rows: Rows, channels: int, depth: int) -> str:
+    """What tuning calls a weight gradient: its matrix, and the pixels that it sums over."""
+    return f"conv-gradient {depth}x{channels}x{rows.count * rows.width}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,7 @@ def split_rows(operations: Operations, rows: Rows, channels: int, depth: int) ->
       channels  of the results
       depth     K, steps of a result
     """
-    tile = conv_tile(operations, channels)
+    tile = conv_tile(operations, channels, conv_name(rows, channels, depth))
     if tile is None:
         return None
     info = operations.device.info
@@ -162,7 +176,7 @@ def split_gradient(
       channels  columns of the matrix of weights
       depth     rows of it
     """
-    tile = conv_tile(operations, channels)
+    tile = conv_tile(operations, channels, gradient_name(rows, channels, depth))
     if tile is None:
         return None
     units = operations.device.info.compute_units
@@ -173,7 +187,7 @@ def split_gradient(
     tile_block = -(-tiles // max(1, tasks * panel_block // panels))
     if tile_block < TILES_PER_TASK:
         panel_block, tile_block = panels, tiles
-        chunk_block = max(1, chunks // (TASKS_PER_CORE * units))
+        chunk_block = -(-chunks // (TASKS_PER_CORE * units))
     read = min(rows.count, (CHUNK + rows.width - 2) // rows.width + 1)
     sums = 0 if chunk_block < chunks else panel_block * tile_block * tile.rows
     local_bytes = (

@@ -81,6 +81,7 @@ class Launch:
         "_local_size",
         "_queue",
         "name",
+        "tuned_as",
         "varying",
     )
 
@@ -94,6 +95,7 @@ class Launch:
         varying: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.varying = varying
+        self.tuned_as = ""  # the name of its operation in tiles.py, if tuning chooses its tile
         self.name: str = kernel.function_name
         self._queue = queue
         self._kernel = kernel

@@ -40,6 +40,7 @@ class DeviceInfo:
     is_cpu            whether it is a CPU
     compute_units     cores of a CPU, multiprocessors of a GPU
     local_bytes       local memory of a work-group
+    driver_version    of the device's driver
     ordinal           1, or which one it is of several that are equal in all names
     """
 
@@ -49,6 +50,7 @@ class DeviceInfo:
     is_cpu: bool
     compute_units: int
     local_bytes: int
+    driver_version: str = ""
     ordinal: int = 1
 
     @property
@@ -197,6 +199,7 @@ def describe(handle: Any) -> DeviceInfo:
         is_cpu=bool(handle.type & cl.device_type.CPU),
         compute_units=handle.max_compute_units,
         local_bytes=handle.local_mem_size,
+        driver_version=handle.driver_version.strip(),
     )
 
 

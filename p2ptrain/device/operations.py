@@ -5,6 +5,7 @@ header asks for, and returns launches whose arguments are set. Nothing runs unti
 enqueued. Matrix products are in products.py, dense layers in dense.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,18 @@ import numpy as np
 from p2ptrain.device.kernels import LOCAL_SIZE, Argument, KernelLibrary, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray
 from p2ptrain.device.products import CHUNK as CHUNK
-from p2ptrain.device.products import NOTHING, After, best_tile, gemm_naive, gemm_tiled
+from p2ptrain.device.products import (
+    NOTHING,
+    After,
+    best_tile,
+    gemm_naive,
+    gemm_tiled,
+    product_name,
+)
 from p2ptrain.device.products import Matrix as Matrix
 from p2ptrain.device.products import Tile as Tile
 from p2ptrain.device.products import row_major as row_major
+from p2ptrain.device.tiles import TileChoices
 
 GATHER_STEP = 7  # the argument of gather_rows that says which step's indices to take
 XENT_STEP = 8  # the argument of softmax_xent that says where the step's losses go
@@ -62,16 +71,23 @@ class Moments:
 class Operations:
     """The training kernels on one device."""
 
-    def __init__(self, library: KernelLibrary, tile: Tile | None = None) -> None:
+    def __init__(
+        self,
+        library: KernelLibrary,
+        tile: Tile | None = None,
+        chosen: Mapping[str, Tile] | None = None,
+    ) -> None:
         """Choose the matrix product's version.
 
         Args:
           library  where the kernels come from
-          tile     register tile of gemm_tiled; None: best_tile decides, which tests override
+          tile     register tile where none is chosen; None: best_tile decides, which tests override
+          chosen   tiles of operations that were tuned, by their names
         """
         self.library = library
         self.device = library.device
         self.tile = tile if tile is not None else best_tile(library)
+        self.tiles = TileChoices(self.tile, chosen or {})
 
     def gemm(self, a: Matrix, b: Matrix, c: Matrix, after: After = NOTHING) -> list[Launch]:
         """C = A B in the canonical order.
@@ -82,9 +98,13 @@ class Operations:
           c      (M, N), column stride 1; overlaps neither a nor b
           after  bias, residual and ReLU, on the way out
         """
-        if self.tile is None:
+        name = product_name(a, b)
+        tile = self.tiles.of(name) if self.tile is not None else None
+        if tile is None:
             return [gemm_naive(self.library, a, b, c, after)]
-        return [gemm_tiled(self.library, self.tile, (a, b), c, after)]
+        launch = gemm_tiled(self.library, tile, (a, b), c, after)
+        launch.tuned_as = name
+        return [launch]
 
     def gather_rows(self, samples: Samples, index: DeviceArray, out: Batch) -> Launch:
         """Rows index[step * R ..] of the samples into a batch; the plan sets the step."""

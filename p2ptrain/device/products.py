@@ -154,6 +154,12 @@ def gemm_tiled(
     return library.launch("gemm.gemm_tiled", size, (1, 1), arguments, tile.defines)
 
 
+def product_name(a: Matrix, b: Matrix) -> str:
+    """What tuning calls A B: its shape, and which of the two lie by columns."""
+    by = "".join("r" if matrix.column_stride == 1 else "c" for matrix in (a, b))
+    return f"gemm {a.rows}x{b.columns}x{a.columns} {by}"
+
+
 def rows_of_task(rows: int, columns: int, tile: Tile, cores: int) -> int:
     """Rows of C in a task, a multiple of the tile's, such that the busiest core ends first.
 

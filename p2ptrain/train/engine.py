@@ -58,7 +58,7 @@ class Engine:
         recipe = Recipe.from_canonical(spec.recipe)
         cache = Path(spec.kernel_cache) if spec.kernel_cache else None
         device = open_device(spec.device or None, cache)
-        operations = open_operations(device)
+        operations = open_operations(device, cache)
         library = operations.library
         network = network_of(recipe)
         self._trainer = Trainer(

@@ -11,6 +11,7 @@ its phase comes; all of them share the parameters and the optimiser.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import Device
 from p2ptrain.device.operations import Operations, Samples
+from p2ptrain.device.products import best_tile
+from p2ptrain.device.tiles import read_tiles, tiles_path
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.batches import Network, StepShape
 from p2ptrain.model.convnet import ConvNetSpec
@@ -286,9 +289,13 @@ class Trainer:
             raise ValueError(f"indices outside 0 .. {self.sample_count - 1}")
 
 
-def open_operations(device: Device) -> Operations:
-    """All kernels of a device."""
-    return Operations(KernelLibrary(device))
+def open_operations(device: Device, cache: Path | None = None) -> Operations:
+    """All kernels of a device, with the tiles that tuning has left beside the compiled ones."""
+    library = KernelLibrary(device)
+    tile = best_tile(library)
+    if tile is None or cache is None:
+        return Operations(library, tile)
+    return Operations(library, tile, read_tiles(tiles_path(cache, device.info), tile.width))
 
 
 def steps_at_once(network: Network, batch: int) -> int:
