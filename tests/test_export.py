@@ -1,6 +1,7 @@
 """The exported file: the safetensors library reads it, and equal networks make equal files."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_equal_networks_make_equal_files_whatever_the_order(tmp_path: Path) -> N
         hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
         == "aecf908c2aa1c98a7dd45dac2d94220bf73a7e790a4b7b99a7c516bf8b272ca5"
     )
+
+
+def test_only_a_network_of_text_says_how_text_becomes_tokens(tmp_path: Path) -> None:
+    assert not {"p2ptrain.tokeniser", "p2ptrain.vocabulary"} & WHENCE.metadata.keys()
+    text = replace(WHENCE, tokeniser="characters", vocabulary="\n\x85é中")
+    export_network(tmp_path / "text", TENSORS, text)
+    with safe_open(tmp_path / "text", "numpy") as file:
+        metadata = file.metadata()
+    assert metadata["p2ptrain.tokeniser"] == "characters"
+    assert metadata["p2ptrain.vocabulary"] == "\n\x85é中"
+    assert replace(WHENCE, tokeniser="bytes").metadata["p2ptrain.vocabulary"] == ""
 
 
 def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:

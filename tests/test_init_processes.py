@@ -103,7 +103,7 @@ def test_a_recipe_whose_file_of_weights_is_not_there_is_the_founders_mistake(
     path = beginning_from("none.safetensors", recipe_path("digits"), tmp_path / "recipe.toml")
     code, words = join(tmp_path / "home", str(path))
     assert code == 3
-    assert f"{tmp_path / 'none.safetensors'} cannot be used as model.init: there is no" in words
+    assert f"{tmp_path / 'none.safetensors'} cannot be used as weights: there is no" in words
     assert "Correct init in the recipe's [model]" in words
 
 

@@ -147,23 +147,67 @@ def test_bytes_are_written_too_and_the_network_may_know_more_tokens(tmp_path: Pa
     )
 
 
+def weights_file(path: Path, run: Recipe, **inside: str) -> Path:
+    """A file of the run's weights with these of the keys that an export has."""
+    tensors = tensors_in(run, random_parameters(run).tobytes())
+    header, bodies = safetensors_bytes(tensors, {f"p2ptrain.{k}": v for k, v in inside.items()})
+    path.write_bytes(header + b"".join(bodies))
+    return path
+
+
+def test_a_file_with_its_vocabulary_inside_needs_nothing_of_a_home(tmp_path: Path) -> None:
+    recipe = text_run(tmp_path / "home")
+    inside = {"recipe": recipe.canonical.hex(), "tokeniser": CHARACTERS}
+    file = weights_file(
+        tmp_path / "all.safetensors", recipe, **inside, vocabulary="".join(sorted(set(TEXT)))
+    )
+    text = sampled("--home", tmp_path / "home", "-n", "12")
+    assert sampled(file, "--home", tmp_path / "empty", "-n", "12") == text
+
+
+@pytest.mark.parametrize(
+    ("tokeniser", "vocabulary", "why"),
+    [
+        (CHARACTERS, "ba", "not in strictly ascending order"),
+        (CHARACTERS, "", "vocabulary of 0 characters"),
+        (CHARACTERS, "a\ud800", "surrogates not allowed"),
+        (CHARACTERS, "".join(map(chr, range(32, 132))), "has 100"),
+        (BYTES, "", "has 256"),
+        ("words", "", "there is no tokeniser 'words'"),
+    ],
+    ids=["order", "none", "half a character", "many characters", "many bytes", "words"],
+)
+def test_a_vocabulary_in_a_file_that_cannot_be_its_networks_is_refused(
+    tmp_path: Path, tokeniser: str, vocabulary: str, why: str
+) -> None:
+    recipe = text_run(tmp_path)
+    inside = {"recipe": recipe.canonical.hex(), "tokeniser": tokeniser, "vocabulary": vocabulary}
+    file = weights_file(tmp_path / "bad.safetensors", recipe, **inside)
+    assert why in refused(file, "--home", tmp_path)
+
+
+def test_a_file_of_another_network_is_refused_without_a_word_of_init(tmp_path: Path) -> None:
+    recipe, other = text_run(tmp_path / "one"), text_run(tmp_path / "two", vocabulary=30)
+    file = weights_file(tmp_path / "other.safetensors", other, recipe=recipe.canonical.hex())
+    words = refused(file, "--home", tmp_path)
+    assert "its tensors are not those of the recipe's network" in words
+    assert "init" not in words
+
+
 def test_an_exported_file_writes_what_the_run_writes(tmp_path: Path) -> None:
     recipe = text_run(tmp_path)
     common = ("--home", tmp_path, "-n", "12")
-    tensors = tensors_in(recipe, random_parameters(recipe).tobytes())
-    for name, inside in (("with", {"p2ptrain.recipe": recipe.canonical.hex()}), ("bare", {})):
-        header, bodies = safetensors_bytes(tensors, inside)
-        (tmp_path / f"{name}.safetensors").write_bytes(header + b"".join(bodies))
+    whole = weights_file(tmp_path / "with.safetensors", recipe, recipe=recipe.canonical.hex())
+    bare = weights_file(tmp_path / "bare.safetensors", recipe)
     text = sampled(*common)
-    assert sampled(tmp_path / "with.safetensors", *common) == text
-    bare = tmp_path / "bare.safetensors"
+    assert sampled(whole, *common) == text
     assert "--recipe" in refused(bare, *common)
     cid = recipe.data.cid
     (tmp_path / "play.toml").write_text(
         RECIPE.format(name="play", cid=cid, model=GPT.format(vocabulary=recipe.model.vocabulary))  # type: ignore[union-attr]
     )
     assert sampled(bare, "--recipe", tmp_path / "play.toml", *common) == text
-    text_free = refused(tmp_path / "with.safetensors", "--home", tmp_path / "elsewhere")
+    text_free = refused(whole, "--home", tmp_path / "elsewhere")
     assert "seed dataset" in text_free
 
 

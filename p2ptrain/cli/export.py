@@ -110,6 +110,8 @@ def _provenance(
         init_cid=recipe.model.init,
         version=version_number(),
         arithmetic=str(recipe.arithmetic),
+        tokeniser=manifest.text.tokeniser if manifest.text else "",
+        vocabulary=manifest.text.vocabulary if manifest.text else "",
     )
 
 

@@ -55,7 +55,7 @@ def command(
     settings = SamplingConfig(temperature, top_k, seed)
     trained = find_trained(network, recipe, config)
     model = language_model(network_of(trained.recipe))
-    tokeniser = tokeniser_of(trained.recipe, config)
+    tokeniser = tokeniser_of(trained, config)
     start = tokeniser.encode(prompt) if prompt else first_token(tokeniser)
     library = KernelLibrary(open_device(device or None, config.kernels_path))
     following = NextToken(Operations(library), model, trained.parameters)

@@ -1,7 +1,8 @@
 """Find a trained network and what made it: in the newest checkpoint of a run, or in a file.
 
 A run is read beside a running node or without one. A file is one that `p2ptrain export` wrote,
-which has its recipe inside, or another one for which a recipe is given.
+which has its recipe inside and the vocabulary of its text, or another one for which a recipe is
+given.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import typer
 
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, parse_link
+from p2ptrain.config_model import GptSection
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.data.safetensors import read_metadata
 from p2ptrain.data.tokenisers import Tokeniser
@@ -33,11 +35,13 @@ class Trained:
     source      what people call it
     recipe      what made it
     parameters  (padded_size,) float32, of the recipe's network
+    tokeniser   of the text that it learned, if it came with the weights
     """
 
     source: str
     recipe: Recipe
     parameters: Vector
+    tokeniser: Tokeniser | None = None
 
 
 def find_trained(target: str, recipe_path: Path | None, config: NodeConfig) -> Trained:
@@ -63,11 +67,24 @@ def find_trained(target: str, recipe_path: Path | None, config: NodeConfig) -> T
     return _in_run(parse_link(target).swarm_id if target else newest_run(config), config)
 
 
-def tokeniser_of(recipe: Recipe, config: NodeConfig) -> Tokeniser:
-    """How the text of a recipe's data set became tokens, from its manifest in this home.
+def tokeniser_of(trained: Trained, config: NodeConfig) -> Tokeniser:
+    """How the text that a network learned became tokens: from its file, or from this home.
 
-    Raises ConfigError if the manifest is not here, or not of a text.
+    Raises ConfigError if the data set's manifest is not here or not of a text, or if there are
+    more tokens than the network knows.
     """
+    recipe = trained.recipe
+    tokeniser = trained.tokeniser or _tokeniser_here(recipe, config)
+    if isinstance(recipe.model, GptSection) and tokeniser.size > recipe.model.vocabulary:
+        raise ConfigError(
+            f"the network of {recipe.name} knows {recipe.model.vocabulary} tokens, and the text "
+            f"that it should have learned has {tokeniser.size}.\n"
+            "Name the recipe that it was trained by: --recipe FILE.toml"
+        )
+    return tokeniser
+
+
+def _tokeniser_here(recipe: Recipe, config: NodeConfig) -> Tokeniser:
     content = BlockStore(config.blocks_path).get(Cid(recipe.data.cid))
     if content is None:
         raise ConfigError(
@@ -127,23 +144,29 @@ def _in_run(swarm_id: Cid, config: NodeConfig) -> Trained:
 
 
 def _in_file(path: Path, recipe_path: Path | None) -> Trained:
-    recipe = Recipe.from_file(recipe_path) if recipe_path else _recipe_inside(path)
+    inside = _metadata_of(path)
+    recipe = Recipe.from_file(recipe_path) if recipe_path else _recipe_inside(path, inside)
+    tokeniser = _tokeniser_inside(path, inside)
     layout = network_of(recipe).layout
     values = read_weights(path, {tensor.name: tensor.shape for tensor in layout.tensors})
     parameters = np.zeros(layout.padded_size, np.float32)
     parameters[: len(values)] = values
-    return Trained(f"{path} ({recipe.name})", recipe, parameters)
+    return Trained(f"{path} ({recipe.name})", recipe, parameters, tokeniser)
 
 
-def _recipe_inside(path: Path) -> Recipe:
+def _metadata_of(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
-            text = read_metadata(str(path), file).get("p2ptrain.recipe", "")
-        content = bytes.fromhex(text)
+            return read_metadata(str(path), file)
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror or error}.\nCheck the path and its permissions."
         ) from None
+
+
+def _recipe_inside(path: Path, inside: dict[str, str]) -> Recipe:
+    try:
+        content = bytes.fromhex(inside.get("p2ptrain.recipe", ""))
     except ValueError:
         content = b""
     if not content:
@@ -152,3 +175,16 @@ def _recipe_inside(path: Path) -> Recipe:
             "Name the recipe of its network: --recipe FILE.toml"
         )
     return Recipe.from_canonical(content, f"the recipe inside {path}")
+
+
+def _tokeniser_inside(path: Path, inside: dict[str, str]) -> Tokeniser | None:
+    if not inside.get("p2ptrain.tokeniser"):
+        return None
+    characters = inside.get("p2ptrain.vocabulary", "")
+    try:
+        characters.encode("utf-8")  # JSON may say halves of characters, which are no text
+        return Tokeniser(inside["p2ptrain.tokeniser"], characters)
+    except ValueError as error:
+        raise ConfigError(
+            f"the vocabulary inside {path} cannot be used: {error}.\nExport the network again."
+        ) from None

@@ -43,7 +43,7 @@ class StoredTensor:
 
 def unusable(source: str, why: str, todo: str) -> ConfigError:
     """The error for a file of weights: what, why, what to do."""
-    return ConfigError(f"{source} cannot be used as model.init: {why}.\n{todo}")
+    return ConfigError(f"{source} cannot be used as weights: {why}.\n{todo}")
 
 
 def read_header(source: str, file: BinaryIO) -> dict[str, StoredTensor]:

@@ -83,8 +83,8 @@ def _check_file(source: str, stored: Mapping[str, StoredTensor], tensors: Tensor
         raise unusable(
             source,
             f"its tensors are not those of the recipe's network: {found}",
-            "Set layers in [model] to those of the network that the file holds, or name a file "
-            "that p2ptrain export wrote for these layers.",
+            "Set [model] in the recipe to the network that the file holds, or name a file that "
+            "p2ptrain export wrote for this one.",
         )
     for name in tensors:
         if stored[name].dtype not in DTYPE_BYTES:

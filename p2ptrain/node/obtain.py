@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from p2ptrain.config import Recipe
+from p2ptrain.config_model import GptSection
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.errors import ConfigError
 from p2ptrain.node.founding import weights_manifest, weights_reader
@@ -56,9 +57,11 @@ async def obtain_data_set(node: Node, recipe: Recipe) -> Manifest:
     """The data set's manifest and chunks, from the store, or from the peers and seeders."""
     cid = Cid(recipe.data.cid)
     await node.add_topic(cid)  # seeders of this data set did not know that we belong to them
-    advice = (
-        "Add them here (p2ptrain seed dataset PATH --once; PATH is 'digits' for the bundled digits)"
+    of_text = isinstance(recipe.model, GptSection)
+    bundled = (
+        "'tinyshakespeare' for the bundled plays" if of_text else "'digits' for the bundled digits"
     )
+    advice = f"Add them here (p2ptrain seed dataset PATH --once; PATH is {bundled})"
     await _fetch(node, recipe, "manifest", (cid,), advice)
     content = node.blocks.get(cid)
     assert content is not None

@@ -37,6 +37,8 @@ class Provenance:
     init_cid     CID of the weights that the run started from; empty: they were drawn from a seed
     version      the p2ptrain that wrote the file
     arithmetic   the rules of computation, decimal
+    tokeniser    how text became tokens: bytes or characters; empty: the data are no text
+    vocabulary   the characters by their tokens, of characters alone
     """
 
     swarm_id: str
@@ -50,11 +52,21 @@ class Provenance:
     init_cid: str
     version: str
     arithmetic: str
+    tokeniser: str = ""
+    vocabulary: str = ""
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The fields as safetensors metadata; keys begin with "p2ptrain."."""
-        return {f"p2ptrain.{key}": value for key, value in asdict(self).items()}
+        """The fields as safetensors metadata; keys begin with "p2ptrain.".
+
+        Those of text are there only where there is text.
+        """
+        of_text = ("tokeniser", "vocabulary")
+        return {
+            f"p2ptrain.{key}": value
+            for key, value in asdict(self).items()
+            if self.tokeniser or key not in of_text
+        }
 
 
 def safetensors_bytes(
