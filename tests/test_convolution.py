@@ -31,9 +31,13 @@ Doubles = NDArray[np.float64]
 DEVICE = open_device()
 OPERATIONS = Operations(KernelLibrary(DEVICE))
 PLAIN = Operations(KernelLibrary(DEVICE, contracted_fma=False))
-# Narrow vectors, as a CPU with AVX2 or NEON has them.
-NARROW = [Operations(OPERATIONS.library, Tile(6, 2, width)) for width in (8, 4)]
-ALL = {"tiled": OPERATIONS, "naive": PLAIN, "avx2": NARROW[0], "neon": NARROW[1]}
+# The vectors of other CPUs: AVX-512, AVX2, NEON.
+OTHERS = [
+    Operations(OPERATIONS.library, Tile(*sizes)) for sizes in ((8, 2, 16), (6, 2, 8), (6, 2, 4))
+]
+ALL = {"tiled": OPERATIONS, "naive": PLAIN} | dict(
+    zip(("avx512", "avx2", "neon"), OTHERS, strict=True)
+)
 
 by_version = pytest.mark.parametrize("operations", ALL.values(), ids=ALL.keys())
 
@@ -110,7 +114,7 @@ def shapes(draw: st.DrawFn) -> ConvShape:
 
 
 @by_version
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(shape=shapes())
 def test_every_version_has_the_bits_of_the_twin(operations: Operations, shape: ConvShape) -> None:
     values = inputs(shape)
