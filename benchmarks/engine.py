@@ -7,9 +7,10 @@ Read the figures as ratios: the load of the machine moves all of them. Of each p
 and the best of the slices that the programs took in turn (engine_runs.py), the products of a step
 a second (engine_models.py), their share of the machine's peak of multiply-adds as a loop of them
 reaches it in the same run, and torch's time over its time, above 1 if it is faster than torch. The
-memory is the most that the process had, with the framework in it. --starts times something else:
-from the start of the process to the end of its first step, with an empty cache of kernels (once)
-and with a warm one (median).
+CPU time, the least of the slices and of all threads together, is what others on the machine disturb
+the least: on one thread and a quiet machine it is the time. The memory is the most that the process
+had, with the framework in it. --starts times something else: from the start of the process to the
+end of its first step, with an empty cache of kernels (once) and with a warm one (median).
 
 Programs whose framework is not installed are left out. --sides p2ptrain,torch,compiled adds torch
 with torch.compile, which needs a C++ compiler.
@@ -31,7 +32,7 @@ SIDES = ("p2ptrain", "torch", "tinygrad")
 NEEDS = {"torch": "torch", "compiled": "torch", "tinygrad": "tinygrad"}
 LAYOUTS = {"cnn": ("last", ""), "resnet": ("last", "")}
 OPTIMIZERS = ("fused", "foreach")
-HEAD = f"{'':12} {'median ms':>10} {'best ms':>9} {'GFLOP/s':>8} {'of peak':>8} {'MB':>6}  speed"
+HEAD = "program       median ms   best ms   CPU ms  GFLOP/s  of peak     MB  speed of torch's"
 
 
 def say(line: str) -> None:
@@ -75,11 +76,13 @@ def rows_of(results: Sequence[Timed], workload: Workload) -> list[dict[str, obje
                 "variant": timed.program.variant,
                 "median_ms": 1e3 * timed.median,
                 "best_ms": 1e3 * timed.best,
+                "cpu_ms": 1e3 * min(timed.cpu),
                 "gflops": workload.gflop / timed.best,
                 "of_peak": workload.gflop / timed.best / peak,
                 "memory_mb": timed.memory_mb,
                 "speed_median": torch.median / timed.median if torch else None,
                 "speed_best": torch.best / timed.best if torch else None,
+                "speed_cpu": min(torch.cpu) / min(timed.cpu) if torch else None,
                 "slices": len(timed.seconds),
                 "steps": timed.steps,
                 "peak_gflops": peak,
@@ -92,9 +95,10 @@ def line_of(row: dict[str, object]) -> str:
     """A row as the table has it."""
     speed = ""
     if row["speed_median"] is not None:
-        speed = f"{row['speed_median']:5.2f} median {row['speed_best']:5.2f} best"
+        kinds = ("median", "best", "cpu")
+        speed = " ".join(f"{row[f'speed_{kind}']:5.2f} {kind}" for kind in kinds)
     return (
-        f"{row['program']:12} {row['median_ms']:10.2f} {row['best_ms']:9.2f} "
+        f"{row['program']:12} {row['median_ms']:10.2f} {row['best_ms']:9.2f} {row['cpu_ms']:8.2f} "
         f"{row['gflops']:8.0f} {row['of_peak']:8.0%} {row['memory_mb']:6.0f}  "
         f"{speed} {row['variant']}"
     )

@@ -4,7 +4,8 @@
 
 benchmarks/engine.py starts it and talks to it in lines. It takes its first step unasked and says
 so; from then on each line on stdin is a number of steps, and each answer one JSON object on
-stdout: seconds, the loss at the end and the process's peak memory. Between two lines it sleeps.
+stdout: seconds, CPU seconds of all threads, the loss at the end and the process's peak memory.
+Between two lines it sleeps.
 """
 
 import argparse
@@ -24,10 +25,11 @@ SIDES = {
 }
 
 
-def answer(seconds: float, loss: float) -> None:
+def answer(seconds: float, cpu_seconds: float, loss: float) -> None:
     """Write one answer."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(json.dumps({"seconds": seconds, "loss": loss, "memory_mb": memory}) + "\n")
+    said = {"seconds": seconds, "cpu_s": cpu_seconds, "loss": loss, "memory_mb": memory}
+    sys.stdout.write(json.dumps(said) + "\n")
     sys.stdout.flush()
 
 
@@ -45,11 +47,11 @@ def main() -> None:
     side = importlib.import_module(SIDES[options.side])
     run = side.make(options.model, len(cores), options.variant)
     loss = run(1)
-    answer(time.perf_counter() - started, loss)
+    answer(time.perf_counter() - started, time.process_time(), loss)
     for line in sys.stdin:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         loss = run(int(line))
-        answer(time.perf_counter() - begun, loss)
+        answer(time.perf_counter() - begun, time.process_time() - used, loss)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Running:
         )
         self._hear()
         self.start_s = time.perf_counter() - started
-        self.memory_mb = 0.0
+        self.memory_mb = self.cpu_s = self.loss = 0.0
 
     def take(self, steps: int) -> float:
         """Have it take steps; returns seconds a step. Raises ProgramFailed."""
@@ -95,6 +95,7 @@ class Running:
         answer = self._hear()
         self.memory_mb = answer["memory_mb"]
         self.loss = answer["loss"]
+        self.cpu_s = answer["cpu_s"] / steps
         return answer["seconds"] / steps
 
     def close(self) -> None:
@@ -123,6 +124,7 @@ class Timed:
     program    which; of torch the fastest variant
     steps      of a slice
     seconds    a step, of each slice
+    cpu        CPU seconds of all threads a step, of each slice
     memory_mb  most memory of the process, the framework itself included
     peak       GFLOP/s, of the program "peak" alone
     """
@@ -131,6 +133,7 @@ class Timed:
     steps: int
     memory_mb: float = 0.0
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     peak: float = 0.0
 
     @property
@@ -191,6 +194,7 @@ def take_turns(programs: Sequence[Sequence[Program]], slices: int, cache: Path) 
         for _ in range(slices):
             for each, timed in zip(running, results, strict=True):
                 timed.seconds.append(each.take(timed.steps))
+                timed.cpu.append(each.cpu_s)
                 if each.program.side == "peak":
                     timed.peak = max(timed.peak, each.loss)
         for each, timed in zip(running, results, strict=True):

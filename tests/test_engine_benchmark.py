@@ -51,9 +51,9 @@ def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_the_table_compares_with_torch() -> None:
-    peak = Timed(Program("peak", "mlp", (0,)), 1, 80.0, [1.0], 100.0)
-    ours = Timed(Program("p2ptrain", "mlp", (0,)), 10, 120.0, [0.004, 0.005, 0.009])
-    torch = Timed(Program("torch", "mlp", (0,), "fused"), 10, 320.0, [0.006, 0.010, 0.020])
+    peak = Timed(Program("peak", "mlp", (0,)), 1, 80.0, [1.0], [1.0], 100.0)
+    ours = Timed(Program("p2ptrain", "mlp", (0,)), 10, 120.0, [0.004, 0.005, 0.009], [0.004])
+    torch = Timed(Program("torch", "mlp", (0,), "fused"), 10, 320.0, [0.006, 0.010, 0.020], [0.006])
     row, _ = rows_of([peak, ours, torch], WORKLOADS["mlp"])
     assert row["speed_best"] == pytest.approx(1.5)
     assert row["speed_median"] == pytest.approx(2.0)
