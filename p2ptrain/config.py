@@ -170,8 +170,8 @@ class Recipe(Section):
             raise ValueError(
                 f"data.mean has {len(data.mean)} numbers, model.input {channels} channels"
             )
-        if sum(phase.rounds for phase in self.phases) > self.rounds:
-            raise ValueError("phases have more rounds than the run")
+        if self.phases and sum(phase.rounds for phase in self.phases) >= self.rounds:
+            raise ValueError("phases leave no round of the run for full pictures")
         for phase in self.phases:
             if height % phase.size or width % (height // phase.size):
                 raise ValueError(

@@ -108,7 +108,7 @@ def changed(old: str, new: str) -> str:
         (changed("[model]", "mean = [0.5]\n[model]"), "mean and deviation"),
         (changed("[model]", "mean = [0.5]\ndeviation = [0.0]\n[model]"), "above 0"),
         (changed("batch = 4", "warmup_steps = 10\nbatch = 4"), "the run has 10 steps"),
-        (CONVNET + "[[phases]]\nrounds = 11\nsize = 14\n", "more rounds than the run"),
+        (CONVNET + "[[phases]]\nrounds = 10\nsize = 14\n", "no round of the run for full"),
         (CONVNET + "[[phases]]\nrounds = 2\nsize = 15\n", "does not divide"),
         (changed("learning_rate", "nesterov = true\nlearning_rate").replace("sgd", "adamw"),
          "nesterov = true needs"),

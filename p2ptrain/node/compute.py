@@ -340,9 +340,13 @@ class Compute:
         """Make an applied, not yet forgotten block the base again."""
         await self._ask(wire.Rollback(block))
 
-    async def evaluate(self) -> wire.Evaluated:
-        """Loss and accuracy of the base on the test samples."""
-        answer = await self._ask(wire.Evaluate())
+    async def evaluate(self, rounds: int = -1) -> wire.Evaluated:
+        """Loss and accuracy of the base on the test samples.
+
+        Args:
+          rounds  behind the base: they say how large the pictures are; -1: full size
+        """
+        answer = await self._ask(wire.Evaluate(rounds))
         assert isinstance(answer, wire.Evaluated)
         return answer
 

@@ -203,7 +203,7 @@ class Reporter:
         known, began_s = self._evaluated, trio.current_time()
         if known and (known.state == context.state or (began_s < known.again_s and not at_once)):
             return known
-        figures = await self.state.compute.evaluate()
+        figures = await self.state.compute.evaluate(context.rounds)
         now = trio.current_time()
         again_s = now + (now - began_s) * (1 / self.evaluation_share - 1)
         self._evaluated = _Evaluation(context.state, context.rounds, figures, again_s)

@@ -134,8 +134,8 @@ class Engine:
                 self._take_own(request)
             case wire.GetParameters(block):
                 return self._tensors(block)
-            case wire.Evaluate():
-                return self._evaluate()
+            case wire.Evaluate(rounds):
+                return self._evaluate(rounds)
             case _:
                 raise AssertionError(f"not the engine's to answer: {type(request).__name__}")
         return wire.Done()
@@ -252,9 +252,10 @@ class Engine:
             tuple((name, t.shape, t.astype("<f4").tobytes()) for name, t in tensors.items())
         )
 
-    def _evaluate(self) -> wire.Answer:
+    def _evaluate(self, rounds: int) -> wire.Answer:
         parameters = self._chain.find(self._chain.base).state.parameters
-        evaluation = self._trainer.evaluate(parameters)
+        last_step = None if rounds < 0 else max(0, rounds - 1) * self._local_steps
+        evaluation = self._trainer.evaluate(parameters, last_step)
         return wire.Evaluated(evaluation.loss, evaluation.accuracy, evaluation.count)
 
 

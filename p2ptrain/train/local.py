@@ -166,16 +166,13 @@ class Trainer:
         self._test_weights = Weights(device.zeros((size,)), None)
         self._test_order = test_order(network, len(data.test_x))
         self._test_samples = Samples(device.borrow(data.test_x), device.borrow(data.test_y))
-        self._test: Plan | None = None
+        self._test_plans: dict[int, Plan] = {}
 
     def plan(self, step: int = 0) -> Plan:
         """The plan of a step of the run; recorded when it is first asked for."""
         side = self._presentation.side(step)
         if side not in self._plans:
-            network = self.network
-            if side:
-                assert isinstance(network, ConvNetSpec), "a recipe of another kind has no phases"
-                network = network.resized(side)
+            network = self._network_of(side)
             show = self._presentation
             batch = self.inner.batch
             shape = StepShape(batch, side, show.crop_padding, show.flip, show.smoothing)
@@ -247,28 +244,44 @@ class Trainer:
         mean = float(loss.mean(dtype=np.float64)) if loss.size else float("nan")
         return LocalResult(gradient, mean, done * self.inner.batch)
 
-    def evaluate(self, parameters: Vector) -> Evaluation:
+    def evaluate(self, parameters: Vector, last_step: int | None = None) -> Evaluation:
         """Loss and accuracy on the held-out samples; leaves the current parameters alone.
 
         Args:
           parameters  (padded_size,) float32
+          last_step   step of the run that they come from, whose size of pictures is taken; None:
+                      full size
         """
         check_vector(parameters, self.network.layout.padded_size)
-        if self._test is None:
-            shape = PlanShape(StepShape(self._test_order.shape[1]), len(self._test_order))
-            self._test = Plan(
-                self.operations, self.network, self._test_weights, self._test_samples, shape
-            )
-            self._test.load(self._test_order)
+        plan = self._test_plan(0 if last_step is None else self._presentation.side(last_step))
         self._test_weights.parameters.write(parameters)
         steps = len(self._test_order)
         for step in range(steps):
-            self._test.enqueue(step)
-        loss, correct = self._test.scores(steps)
+            plan.enqueue(step)
+        loss, correct = plan.scores(steps)
         count = int((self._test_order >= 0).sum()) * self.network.rows
         return Evaluation(
             float(loss.sum(dtype=np.float64)) / count, int(correct.sum()) / count, count
         )
+
+    def _test_plan(self, side: int) -> Plan:
+        if side not in self._test_plans:
+            shape = PlanShape(StepShape(self._test_order.shape[1], side), len(self._test_order))
+            self._test_plans[side] = plan = Plan(
+                self.operations,
+                self._network_of(side),
+                self._test_weights,
+                self._test_samples,
+                shape,
+            )
+            plan.load(self._test_order)
+        return self._test_plans[side]
+
+    def _network_of(self, side: int) -> Network:
+        if not side:
+            return self.network
+        assert isinstance(self.network, ConvNetSpec), "a recipe of another kind has no phases"
+        return self.network.resized(side)
 
     def _run(
         self, plan: Plan, indices: NDArray[np.int32], moment: Moment, first_step: int

@@ -24,6 +24,7 @@ from p2ptrain.device.optimize import (
     Stepped,
     adamw_step,
     clip_by_norm,
+    mask_entries,
     sgd_step,
 )
 from p2ptrain.errors import ConfigError
@@ -186,7 +187,8 @@ class InnerOptimizer:
         self._step_count = 0
         self._powers = (1.0, 1.0)
         factor = device.upload(np.ones(1, np.float32))
-        vectors = Stepped(parameters, weights.gradient, device.upload(decay_mask), factor)
+        decays = device.upload(mask_entries(decay_mask))
+        vectors = Stepped(parameters, weights.gradient, decays, factor)
         first_rate = rate(self._course, 0)
         if self._is_adamw:
             scalars = adamw_scalars(config, first_rate, (1.0, 1.0))

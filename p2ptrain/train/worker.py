@@ -170,7 +170,7 @@ def compile_all(pipe: Pipe, data_fd: int) -> None:
     batch = engine.batch
     for first_round in engine.phases:
         engine.train(wire.Train(bytes(4 * batch), batch, first_round), lambda: False)
-    engine.answer(wire.Evaluate())
+        engine.answer(wire.Evaluate(first_round + 1))
 
 
 def end_with_the_node() -> None:

@@ -188,7 +188,13 @@ class TakeOwn:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Loss and accuracy of the base on the test samples. Answer: Evaluated."""
+    """Loss and accuracy of the base on the test samples. Answer: Evaluated.
+
+    round  rounds behind the base: after one on smaller pictures the test is on smaller ones too;
+           -1: full size
+    """
+
+    round: int = -1
 
 
 @dataclass(frozen=True, slots=True)
