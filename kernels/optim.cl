@@ -5,7 +5,7 @@
  *   g       (n)         float32  in        gradient of the mean loss
  *   m       (n)         float32  in, out   momentum (SGD) or first moment (AdamW)
  *   v       (n)         float32  in, out   second moment (AdamW), never below 0
- *   decays  (n)         uint8    in        1 where weight decay applies, else 0
+ *   decays  (n)         int8     in        -1 where weight decay applies, else 0
  *   factor  (1)         float32  in        what the gradient is multiplied with: clip_factor's
  *   sums    (n / 4096)  float32            sums of squares
  *
@@ -55,12 +55,20 @@
 #endif
 #define BLOCK 4096
 #define PART 512
+/* Four vectors at once: a core has too few places for operations that wait for others. */
+#define OVERLAP _Pragma("clang loop interleave_count(4)")
 #define LANES_EACH (LANES / WORKERS)
 #define SQUARE_TINY_BITS 0x23800000u /* 2^-56 as float bits */
 
 static inline float flush_square_tiny(float x)
 {
     return (as_uint(x) & 0x7fffffffu) < SQUARE_TINY_BITS ? 0.0f : x;
+}
+
+/* x where the entry of the mask is -1, +0 where it is 0. */
+static inline float where(char entry, float x)
+{
+    return as_float(as_uint(x) & (uint)(int)entry);
 }
 
 /* Square root of 0 or a normal number, within 11 ulp. */
@@ -86,16 +94,17 @@ static inline float quotient_by_positive(float a, float d)
 }
 
 __kernel void sgd_step(__global float *restrict w, __global const float *restrict g,
-                       __global float *restrict m, __global const uchar *restrict decays,
+                       __global float *restrict m, __global const char *restrict decays,
                        __global const float *restrict factor, const float rate,
                        const float momentum, const float decay, const int n, const int each)
 {
     const float scale = factor[0];
     const size_t begin = (size_t)get_global_id(0) * each;
     const size_t end = MIN(begin + each, (size_t)n);
+    OVERLAP
     for (size_t i = begin; i < end; i++) {
         const float gradient = flush_tiny(g[i] * scale);
-        const float push = fused(decays[i] ? decay : 0.0f, w[i], gradient);
+        const float push = fused(where(decays[i], decay), w[i], gradient);
         const float moved = flush_tiny(fused(momentum, m[i], push));
         m[i] = moved;
         w[i] = flush_tiny(fused(-rate, moved, w[i]));
@@ -103,16 +112,17 @@ __kernel void sgd_step(__global float *restrict w, __global const float *restric
 }
 
 __kernel void nesterov_step(__global float *restrict w, __global const float *restrict g,
-                            __global float *restrict m, __global const uchar *restrict decays,
+                            __global float *restrict m, __global const char *restrict decays,
                             __global const float *restrict factor, const float rate,
                             const float momentum, const float decay, const int n, const int each)
 {
     const float scale = factor[0];
     const size_t begin = (size_t)get_global_id(0) * each;
     const size_t end = MIN(begin + each, (size_t)n);
+    OVERLAP
     for (size_t i = begin; i < end; i++) {
         const float gradient = flush_tiny(g[i] * scale);
-        const float push = fused(decays[i] ? decay : 0.0f, w[i], gradient);
+        const float push = fused(where(decays[i], decay), w[i], gradient);
         const float moved = flush_tiny(fused(momentum, m[i], push));
         m[i] = moved;
         w[i] = flush_tiny(fused(-rate, fused(momentum, moved, push), w[i]));
@@ -121,7 +131,7 @@ __kernel void nesterov_step(__global float *restrict w, __global const float *re
 
 __kernel void adamw_step(__global float *restrict w, __global const float *restrict g,
                          __global float *restrict m, __global float *restrict v,
-                         __global const uchar *restrict decays,
+                         __global const char *restrict decays,
                          __global const float *restrict factor,
                          const float rate, const float shrink, const float beta1,
                          const float rest1, const float beta2, const float rest2,
@@ -135,7 +145,7 @@ __kernel void adamw_step(__global float *restrict w, __global const float *restr
         const float first = flush_tiny(fused(beta1, m[i], rest1 * gradient));
         const float second = flush_denormal(fused(rest2 * gradient, gradient, beta2 * v[i]));
         const float size = fused(root_of_moment(second), spread, epsilon);
-        const float kept = fused(decays[i] ? -shrink : 0.0f, w[i], w[i]);
+        const float kept = fused(where(decays[i], -shrink), w[i], w[i]);
         m[i] = first;
         v[i] = second;
         w[i] = flush_tiny(fused(-rate, quotient_by_positive(first, size), kept));
@@ -144,7 +154,7 @@ __kernel void adamw_step(__global float *restrict w, __global const float *restr
 
 __kernel void adamw_parts(__global float *restrict w, __global const float *restrict g,
                           __global float *restrict m, __global float *restrict v,
-                          __global const uchar *restrict decays,
+                          __global const char *restrict decays,
                           __global const float *restrict factor,
                           const float rate, const float shrink, const float beta1,
                           const float rest1, const float beta2, const float rest2,
@@ -165,7 +175,7 @@ __kernel void adamw_parts(__global float *restrict w, __global const float *rest
             size[k] = fused(root_of_moment(v[part + k]), spread, epsilon);
         for (size_t k = 0; k < PART; k++) {
             const size_t i = part + k;
-            const float kept = fused(decays[i] ? -shrink : 0.0f, w[i], w[i]);
+            const float kept = fused(where(decays[i], -shrink), w[i], w[i]);
             w[i] = flush_tiny(fused(-rate, quotient_by_positive(m[i], size[k]), kept));
         }
     }

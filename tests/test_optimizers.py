@@ -13,7 +13,14 @@ from p2ptrain.device.golden_inputs import finished, uniform
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Moments, Operations
-from p2ptrain.device.optimize import BLOCK, Stepped, adamw_step, clip_by_norm, sgd_step
+from p2ptrain.device.optimize import (
+    BLOCK,
+    Stepped,
+    adamw_step,
+    clip_by_norm,
+    mask_entries,
+    sgd_step,
+)
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.recorder import Weights
 from p2ptrain.train.optimizers import (
@@ -66,7 +73,7 @@ def vectors(size: int, strange: bool = False) -> tuple[Floats, Floats, Floats, F
 
 
 def stepped(w: Floats, g: Floats, factor: float) -> Stepped:
-    values = (w, g, mask_of(w.size), np.full(1, factor, np.float32))
+    values = (w, g, mask_entries(mask_of(w.size)), np.full(1, factor, np.float32))
     return Stepped(*(DEVICE.upload(value) for value in values))
 
 

@@ -6,7 +6,14 @@ from numpy.typing import NDArray
 from p2ptrain.device import reference_optim
 from p2ptrain.device.golden_inputs import Array, Case, Floats, finished, uniform
 from p2ptrain.device.operations import Moments, Operations
-from p2ptrain.device.optimize import BLOCK, Stepped, adamw_step, clip_by_norm, sgd_step
+from p2ptrain.device.optimize import (
+    BLOCK,
+    Stepped,
+    adamw_step,
+    clip_by_norm,
+    mask_entries,
+    sgd_step,
+)
 
 FLAT = 3 * BLOCK
 FACTOR = np.float32(0.75)
@@ -42,7 +49,7 @@ def gradient() -> Floats:
 def stepped(operations: Operations) -> Stepped:
     """Parameters, gradient, mask and factor on the device."""
     device = operations.device
-    values = (uniform(1, FLAT), gradient(), decays(), np.full(1, FACTOR))
+    values = (uniform(1, FLAT), gradient(), mask_entries(decays()), np.full(1, FACTOR))
     return Stepped(*(device.upload(value) for value in values))
 
 

@@ -9,6 +9,7 @@ step; their places among the kernel's arguments are named here.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray
@@ -25,7 +26,7 @@ class Stepped:
 
     parameters  (n,) float32, n a multiple of BLOCK
     gradient    (n,) float32
-    decays      (n,) uint8, 1 where weight decay applies
+    decays      (n,) int8, -1 where weight decay applies: mask_entries
     factor      (1,) float32 that the gradient is multiplied with
     """
 
@@ -33,6 +34,12 @@ class Stepped:
     gradient: DeviceArray
     decays: DeviceArray
     factor: DeviceArray
+
+
+def mask_entries(decay_mask: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """A mask of 0 and 1 as the kernels read it: all bits of an entry are equal."""
+    assert decay_mask.max(initial=0) <= 1, "a mask is 0 or 1"
+    return -decay_mask.astype(np.int8)
 
 
 def sgd_step(
