@@ -13,7 +13,7 @@ import pyopencl as cl
 
 from p2ptrain.device.opencl import open_device
 
-ROUNDS = 200_000
+ROUNDS = 1_000_000  # some milliseconds: time for all threads to wake up
 CHAINS = 12
 SOURCE = """
 #pragma OPENCL FP_CONTRACT ON
