@@ -233,6 +233,7 @@ void attention_backward_keys(__global const float *restrict qkv,
 /* Aligned as a float, since rows of the arguments begin anywhere. */
 typedef float vector __attribute__((ext_vector_type(VW), aligned(4)));
 typedef int integers __attribute__((ext_vector_type(VW), aligned(4)));
+typedef float four __attribute__((ext_vector_type(4), aligned(4)));
 
 #if VW == 16
 /* Without it LLVM prefers two registers of 256 bits to one of 512. */
@@ -269,7 +270,8 @@ static inline void pack_rows(__global const float *restrict source, const size_t
             if (columns == NR) {
 #pragma unroll
                 for (int v = 0; v < NV; v++)
-                    ((__global vector *)(to + (size_t)t * NR))[v] = ((__global const vector *)from)[v];
+                    ((__global vector *)(to + (size_t)t * NR))[v] =
+                        ((__global const vector *)from)[v];
             } else {
                 for (int n = 0; n < NR; n++)
                     to[(size_t)t * NR + n] = n < columns ? from[n] : 0.0f;
@@ -280,20 +282,40 @@ static inline void pack_rows(__global const float *restrict source, const size_t
     }
 }
 
-/* NR rows of D channels, of which count exist, as [D][NR]. */
+/* NR rows of D channels, of which count exist, as [D][NR]; by blocks of 4 x 4 where it can. */
 static inline void pack_columns(__global const float *restrict source, const size_t stride,
                                 __global float *restrict packed, const int count, const int D)
 {
-    if (count >= NR) {
-        for (int c = 0; c < D; c++)
+    int c = 0;
+    for (; count >= NR && c + 4 <= D; c += 4)
 #pragma unroll
-            for (int n = 0; n < NR; n++)
-                packed[c * NR + n] = source[n * stride + c];
-        return;
-    }
-    for (int c = 0; c < D; c++)
+        for (int n = 0; n < NR; n += 4) {
+            const four r0 = *(__global const four *)(source + n * stride + c);
+            const four r1 = *(__global const four *)(source + (n + 1) * stride + c);
+            const four r2 = *(__global const four *)(source + (n + 2) * stride + c);
+            const four r3 = *(__global const four *)(source + (n + 3) * stride + c);
+            const four low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5);
+            const four low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+            const four high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+            const four high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+            __global four *to = (__global four *)(packed + c * NR + n);
+            to[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+            to[NR / 4] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+            to[2 * NR / 4] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+            to[3 * NR / 4] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+        }
+    for (; c < D; c++)
         for (int n = 0; n < NR; n++)
             packed[c * NR + n] = n < count ? source[n * stride + c] : 0.0f;
+}
+
+static inline void clear(vector acc[MR][NV])
+{
+#pragma unroll
+    for (int m = 0; m < MR; m++)
+#pragma unroll
+        for (int v = 0; v < NV; v++)
+            acc[m][v] = (vector)(0.0f);
 }
 
 /* acc[m][v]: row j0 + m of packed rows times the columns of a panel, over D channels. */
@@ -301,11 +323,7 @@ static inline WIDE void multiply_channels(__global const float *restrict rows, c
                                           __global const float *restrict columns, const int D,
                                           vector acc[MR][NV])
 {
-#pragma unroll
-    for (int m = 0; m < MR; m++)
-#pragma unroll
-        for (int v = 0; v < NV; v++)
-            acc[m][v] = (vector)(0.0f);
+    clear(acc);
     for (int c0 = 0; c0 < D; c0 += NR) {
         const int end = MIN(NR, D - c0);
         __global const float *a = rows + (size_t)c0 * row_count;
@@ -320,47 +338,59 @@ static inline WIDE void multiply_channels(__global const float *restrict rows, c
     }
 }
 
+/* acc[m][v] += weights[j][m] * rows[j][v] over positions begin .. end - 1; both are NR wide. */
+static inline WIDE void add_positions(__global const float *restrict weights,
+                                      __global const float *restrict rows, const int begin,
+                                      const int end, vector acc[MR][NV])
+{
+    for (int j = begin; j < end; j++) {
+        __global const vector *b = (__global const vector *)(rows + (size_t)j * NR);
+#pragma unroll
+        for (int m = 0; m < MR; m++)
+#pragma unroll
+            for (int v = 0; v < NV; v++)
+                acc[m][v] = fused_vector((vector)(weights[(size_t)j * NR + m]), b[v], acc[m][v]);
+    }
+}
+
 /*
- * total[m][v]: sum over positions j <= first + m of weights[j][m] * rows[j][v]. Both are NR wide,
- * first is a multiple of MR.
+ * acc[m][v]: sum over positions j <= first + m of weights[j][m] * rows[j][v]; MR divides first. The
+ * sum of the chunks but the last is kept in total, in memory: the registers are for acc.
  */
 static inline WIDE void multiply_positions(__global const float *restrict weights,
                                            __global const float *restrict rows, const int first,
-                                           vector total[MR][NV])
+                                           __global float *restrict total, vector acc[MR][NV])
 {
-    for (int k0 = 0; k0 <= first; k0 += KC) {
-        vector acc[MR][NV];
+    const int last_chunk = first / KC * KC;
+    for (int k0 = 0; k0 < last_chunk; k0 += KC) {
+        clear(acc);
+        add_positions(weights, rows, k0, k0 + KC, acc);
 #pragma unroll
         for (int m = 0; m < MR; m++)
 #pragma unroll
-            for (int v = 0; v < NV; v++)
-                acc[m][v] = (vector)(0.0f);
-        for (int j = k0; j < MIN(first, k0 + KC); j++) {
-            __global const vector *b = (__global const vector *)(rows + (size_t)j * NR);
-#pragma unroll
-            for (int m = 0; m < MR; m++)
-#pragma unroll
-                for (int v = 0; v < NV; v++)
-                    acc[m][v] =
-                        fused_vector((vector)(weights[(size_t)j * NR + m]), b[v], acc[m][v]);
-        }
-        if (first < k0 + KC) {
-#pragma unroll
-            for (int t = 0; t < MR; t++) {
-                const size_t j = first + t;
-                __global const vector *b = (__global const vector *)(rows + j * NR);
-#pragma unroll
-                for (int m = t; m < MR; m++)
-#pragma unroll
-                    for (int v = 0; v < NV; v++)
-                        acc[m][v] = fused_vector((vector)(weights[j * NR + m]), b[v], acc[m][v]);
+            for (int v = 0; v < NV; v++) {
+                __global vector *kept = (__global vector *)(total + m * NR) + v;
+                *kept = k0 == 0 ? acc[m][v] : *kept + acc[m][v];
             }
-        }
+    }
+    clear(acc);
+    add_positions(weights, rows, last_chunk, first, acc);
+#pragma unroll
+    for (int t = 0; t < MR; t++) {
+        const size_t j = first + t;
+        __global const vector *b = (__global const vector *)(rows + j * NR);
+#pragma unroll
+        for (int m = t; m < MR; m++)
+#pragma unroll
+            for (int v = 0; v < NV; v++)
+                acc[m][v] = fused_vector((vector)(weights[j * NR + m]), b[v], acc[m][v]);
+    }
+    if (last_chunk > 0) {
 #pragma unroll
         for (int m = 0; m < MR; m++)
 #pragma unroll
             for (int v = 0; v < NV; v++)
-                total[m][v] = k0 == 0 ? acc[m][v] : total[m][v] + acc[m][v];
+                acc[m][v] = ((__global vector *)(total + m * NR))[v] + acc[m][v];
     }
 }
 
@@ -474,7 +504,8 @@ TILED void attention_forward_tiled(__global const float *restrict qkv, __global 
             for (int m0 = 0; m0 < MIN(NR, T - i0); m0 += MR)
                 for (int c0 = 0; c0 < D; c0 += NR) {
                     vector tile[MR][NV];
-                    multiply_positions(weights + m0, values + (size_t)c0 * rows, i0 + m0, tile);
+                    multiply_positions(weights + m0, values + (size_t)c0 * rows, i0 + m0, lanes,
+                                       tile);
 #pragma unroll
                     for (int m = 0; m < MR; m++)
 #pragma unroll
@@ -611,7 +642,8 @@ TILED void attention_backward_tiled(__global const float *restrict qkv,
     __global float *query_columns = dv_total + packed;
     __global float *gradient_columns = query_columns + D * NR;
     __global float *output_columns = gradient_columns + D * NR;
-    __global float *p = output_columns + D * NR;
+    __global float *total = output_columns + D * NR;
+    __global float *p = total + MR * NR;
     __global float *g = p + rows * NR;
     for (int head = get_group_id(0); head < B * H; head += get_num_groups(0)) {
         const size_t first_row = (size_t)(head / H) * T;
@@ -655,7 +687,7 @@ TILED void attention_backward_tiled(__global const float *restrict qkv,
                 const size_t panel = (size_t)c0 * rows;
                 for (int m0 = 0; m0 < MIN(NR, T - i0); m0 += MR) {
                     vector tile[MR][NV];
-                    multiply_positions(g + m0, keys + panel, i0 + m0, tile);
+                    multiply_positions(g + m0, keys + panel, i0 + m0, total, tile);
                     store_tile(tile, to + (i0 + m0) * stride + c0, stride, T - i0 - m0, D - c0);
                 }
                 for (int j0 = 0; j0 < MIN(T, i0 + NR); j0 += MR) {

@@ -4,8 +4,8 @@
  * B samples of T positions, R = B * T rows, V tokens, C channels.
  *
  *   stream      (n)          uint8    in   the text
- *   index       (steps * B)  int32    in   sample b of a step begins at stream[index[step * B + b]];
- *                                          under 0: the sample is missing
+ *   index       (steps * B)  int32    in   where sample b of a step begins, at step * B + b; under
+ *                                          0: the sample is missing
  *   tokens      (R)          int32    0 .. V-1; of a missing sample 0
  *   targets     (R)          int32    the byte that follows; of a missing sample -1, which the loss
  *                                     leaves out
@@ -16,7 +16,7 @@
  *
  *   gather_tokens       tokens and targets of a step
  *   embedding_forward   y[r] = flush(token[tokens[r]] + position[r mod T])
- *   token_gradient      v: flush((has_share ? gradient : +0) + sum of d[r] over rows r with token v);
+ *   token_gradient      v: flush((has_share ? gradient : +0) + sum of d[r] over rows r of token v);
  *                       has_share where a head that shares the vectors has written its part
  *   position_gradient   t: flush(sum of d[b * T + t] over b)
  *
@@ -44,8 +44,8 @@
 #define ROWS 16
 #define ONE_TASK __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 
-__kernel void gather_tokens(__global const uchar *restrict stream, __global const int *restrict index,
-                            __global int *restrict tokens, __global int *restrict targets,
+__kernel void gather_tokens(__global const uchar *restrict stream,
+                            __global const int *restrict index, __global int *restrict tokens, __global int *restrict targets,
                             const int B, const int T, const int step)
 {
     const int t = get_global_id(0);

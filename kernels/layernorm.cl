@@ -99,7 +99,8 @@ void layer_norm_forward(__global const float *restrict x, __global const float *
 }
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
-void layer_norm_backward(__global const float *restrict x, __global const float *restrict parameters,
+void layer_norm_backward(__global const float *restrict x,
+                         __global const float *restrict parameters,
                          __global const float *restrict stats, __global const float *d,
                          __global const float *add, __global float *dx, const int R, const int C,
                          const int scale_offset, const float inverse, const int has_add)

@@ -179,7 +179,7 @@ def test_work_space_is_for_a_few_heads_whatever_the_batch() -> None:
 
 
 def test_a_context_that_fills_local_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """8191 positions are 2 * 4 * 8191 bytes of weights in the backward pass."""
+    """Two rows of weights and 64 lanes: 2 * 4 * 8160 + 4 * 64 bytes fill 64 KiB."""
     small = dataclasses.replace(DEVICE.info, local_bytes=65536)
     monkeypatch.setattr(DEVICE, "info", small)
     shape = Attention(1, 8161, 1, 1)

@@ -142,7 +142,8 @@ def work_size(shape: Attention, tile: Tile, is_backward: bool) -> int:
     panel = shape.head_size * tile.columns
     weights = rows * tile.columns
     if is_backward:
-        return MATRICES_BACKWARD * matrix + PANELS_BACKWARD * panel + 2 * weights
+        total = tile.rows * tile.columns
+        return MATRICES_BACKWARD * matrix + PANELS_BACKWARD * panel + total + 2 * weights
     return MATRICES_FORWARD * matrix + panel + LANES * tile.columns + weights
 
 
