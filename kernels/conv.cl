@@ -51,6 +51,12 @@
 
 /* --- the simple version ---------------------------------------------------------------------- */
 
+/*
+ * a % b for a >= 0. Where a / b of the same type stands beside it, LLVM makes one of the other with
+ * an instruction that Oclgrind's check of uninitialised values does not know.
+ */
+#define REST(a, b) ((int)((uint)(a) % (uint)(b)))
+
 /* One more factor pair of a sum in the canonical order; k counts the pairs, K of them in all. */
 #define ADD_PRODUCT(a, b)                                                                   \
     chunk = fused((a), (b), chunk);                                                         \
@@ -71,8 +77,8 @@ __kernel void conv_naive(__global const float *restrict image, const int height,
     const int pixel = get_global_id(1);
     if (n >= N)
         return;
-    const int x = pixel % z_width * stride - padding;
-    const int y = pixel / z_width % z_height * stride - padding;
+    const int x = REST(pixel, z_width) * stride - padding;
+    const int y = REST(pixel / z_width, z_height) * stride - padding;
     const size_t b = pixel / z_width / z_height;
     __global const float *source = image + b * height * width * C;
     __global const float *w = parameters + w_offset + n;
@@ -104,11 +110,13 @@ __kernel void input_gradient_naive(__global const float *restrict d, const int d
     const int pixel = get_global_id(1);
     if (c >= C)
         return;
-    const int x = pixel % width + padding;
-    const int y = pixel / width % height + padding;
+    const int x = REST(pixel, width) + padding;
+    const int y = REST(pixel / width, height) + padding;
     __global const float *source = d + (size_t)(pixel / width / height) * d_height * d_width * N;
-    const int taps_y = (taps - y % stride + stride - 1) / stride;
-    const int taps_x = (taps - x % stride + stride - 1) / stride;
+    const int first_y = REST(y, stride);
+    const int first_x = REST(x, stride);
+    const int taps_y = (taps - first_y + stride - 1) / stride;
+    const int taps_x = (taps - first_x + stride - 1) / stride;
     const int K = taps_y * taps_x * N;
     float sum = 0.0f;
     float chunk = 0.0f;
@@ -118,7 +126,7 @@ __kernel void input_gradient_naive(__global const float *restrict d, const int d
             const int iy = y / stride - jy;
             const int ix = x / stride - jx;
             const int is_inside = iy >= 0 && iy < d_height && ix >= 0 && ix < d_width;
-            const int tap = (y % stride + jy * stride) * taps + x % stride + jx * stride;
+            const int tap = (first_y + jy * stride) * taps + first_x + jx * stride;
             __global const float *w = parameters + w_offset + ((size_t)tap * C + c) * N;
             for (int n = 0; n < N; n++) {
                 const float value = is_inside ? source[((size_t)iy * d_width + ix) * N + n] : 0.0f;
@@ -139,14 +147,14 @@ __kernel void weight_gradient_naive(
     const int row = get_global_id(1);
     if (n >= N)
         return;
-    const int c = row % C;
-    const int kx = row / C % taps;
+    const int c = REST(row, C);
+    const int kx = REST(row / C, taps);
     const int ky = row / C / taps;
     float sum = 0.0f;
     float chunk = 0.0f;
     for (int k = 0; k < K;) {
-        const int ix = k % d_width * stride - padding + kx;
-        const int iy = k / d_width % d_height * stride - padding + ky;
+        const int ix = REST(k, d_width) * stride - padding + kx;
+        const int iy = REST(k / d_width, d_height) * stride - padding + ky;
         const size_t b = k / d_width / d_height;
         const int is_inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
         const float value = is_inside ? image[((b * height + iy) * width + ix) * C + c] : 0.0f;
@@ -661,7 +669,8 @@ void weight_gradient_tiled(
         const int next = MIN(end, p1 + KC);
         const size_t row = (size_t)width * C;
         const size_t x0 = image_row(p1 / d_width, d_height, height, stride) * row;
-        const size_t x1 = next == p1 ? x0 : image_row(next / d_width, d_height, height, stride) * row;
+        const size_t x1 =
+            next == p1 ? x0 : image_row(next / d_width, d_height, height, stride) * row;
         const int parts = (panel1 - panel0) * (tile1 - tile0);
         for (int p = panel0; p < panel1; p++) {
             load_gradient(d, chunk_d, p0, p1, p * NR, N);
