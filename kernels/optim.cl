@@ -165,14 +165,17 @@ __kernel void adamw_parts(__global float *restrict w, __global const float *rest
     const size_t end = MIN(begin + each, (size_t)n);
     for (size_t part = begin; part < end; part += PART) {
         float size[PART];
+        OVERLAP
         for (size_t k = 0; k < PART; k++) {
             const size_t i = part + k;
             const float gradient = flush_square_tiny(g[i] * scale);
             m[i] = flush_tiny(fused(beta1, m[i], rest1 * gradient));
             v[i] = flush_denormal(fused(rest2 * gradient, gradient, beta2 * v[i]));
         }
+        OVERLAP
         for (size_t k = 0; k < PART; k++)
             size[k] = fused(root_of_moment(v[part + k]), spread, epsilon);
+        OVERLAP
         for (size_t k = 0; k < PART; k++) {
             const size_t i = part + k;
             const float kept = fused(where(decays[i], -shrink), w[i], w[i]);
