@@ -47,14 +47,14 @@ class Function:
 
 def gelu_share(x: Doubles) -> Doubles:
     """1 / (1 + e^-2u) of GELU's tanh form."""
-    share: Doubles = 1 / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    share: Doubles = 1 / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
     return share
 
 
 def gelu_slope(x: Doubles) -> Doubles:
     """The derivative of x gelu_share(x)."""
     share, rest = gelu_share(x), gelu_share(-x)
-    slope: Doubles = 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+    slope: Doubles = 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x)
     return share + np.where(np.isfinite(slope), share * rest * x * slope, 0)
 
 
