@@ -15,7 +15,7 @@ from p2ptrain.cli.export import rounds_until
 from p2ptrain.cli.main import app, report
 from p2ptrain.config import ARITHMETIC, Recipe
 from p2ptrain.config_local import NodeConfig, node_config
-from p2ptrain.data.shipped import DIGITS_PATH, recipe_path, seed_digits
+from p2ptrain.data.shipped import DIGITS_PATH, RECIPES, recipe_path, seed_digits
 from p2ptrain.errors import (
     ConfigError,
     DeviceError,
@@ -82,7 +82,7 @@ def test_a_home_in_use_is_not_written_to(tmp_path: Path) -> None:
 # --- init, identity, version -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_init_writes_a_recipe_that_is_valid(tmp_path: Path, name: str) -> None:
     out = tmp_path / "recipe.toml"
     assert f"join --swarm {out}" in ran("init", name, "-o", out).replace("\n", "")

@@ -16,6 +16,7 @@ class Template(StrEnum):
 
     DIGITS = "digits"
     FASHION = "fashion"
+    FASHION_CONVNET = "fashion-convnet"
     SHAKESPEARE_CHAR = "shakespeare-char"
     TEXT = "text"
 

@@ -14,7 +14,7 @@ DIGITS_LICENCE = "CC-BY-4.0"  # credited in bundled/CREDITS.md
 SHAKESPEARE = "tinyshakespeare"
 SHAKESPEARE_PATH = BUNDLED / "tinyshakespeare.txt.bz2"
 SHAKESPEARE_LICENCE = "public domain"
-RECIPES = ("digits", "fashion", "shakespeare-char")
+RECIPES = ("digits", "fashion", "fashion-convnet", "shakespeare-char")
 
 
 def seed_digits(blocks: BlockStore, progress: Progress = lambda stored, total: None) -> Seeded:
