@@ -15,48 +15,13 @@
  *   dropout_blocked  for CPUs: one work-item for BLOCKS draws of four values, whose loop over the
  *                    draws has a fixed length, which compilers vectorise
  *
- * Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011. Srivastava et al., Dropout: a
- * simple way to prevent neural networks from overfitting, 2014.
+ * Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014.
  * numpy twin: p2ptrain/device/reference_dropout.py
  */
 
-#include "common.cl"
+#include "philox.cl"
 
-#define PHILOX_ROUNDS 10
-#define MULTIPLIER_0 0xD2511F53u
-#define MULTIPLIER_1 0xCD9E8D57u
-#define WEYL_0 0x9E3779B9u
-#define WEYL_1 0xBB67AE85u
 #define BLOCKS 64
-
-/* The upper half of a 64-bit product; the built-in mul_hi is left out for speed on PoCL 3.0. */
-static inline uint high_product(uint a, uint b)
-{
-    return (uint)(((ulong)a * (ulong)b) >> 32);
-}
-
-/* One draw: four words from the counter (block, stream, step, 0). */
-static inline uint4 draw(uint block, uint stream, uint step, uint key0, uint key1)
-{
-    uint x0 = block;
-    uint x1 = stream;
-    uint x2 = step;
-    uint x3 = 0u;
-#pragma unroll
-    for (int round = 0; round < PHILOX_ROUNDS; round++) {
-        const uint high0 = high_product(MULTIPLIER_0, x0);
-        const uint high1 = high_product(MULTIPLIER_1, x2);
-        const uint low0 = MULTIPLIER_0 * x0;
-        const uint low1 = MULTIPLIER_1 * x2;
-        x0 = high1 ^ x1 ^ key0;
-        x1 = low1;
-        x2 = high0 ^ x3 ^ key1;
-        x3 = low0;
-        key0 += WEYL_0;
-        key1 += WEYL_1;
-    }
-    return (uint4)(x0, x1, x2, x3);
-}
 
 static inline float dropped(float x, uint word, uint threshold, float keep_scale)
 {
@@ -68,7 +33,7 @@ __kernel void dropout(__global const float *x, __global float *y, const int n, c
                       const uint noise_low, const uint noise_high)
 {
     const int block = get_global_id(0);
-    const uint4 words = draw((uint)block, stream, step, noise_low, noise_high);
+    const uint4 words = philox((uint4)((uint)block, stream, step, 0u), noise_low, noise_high);
     const uint word[4] = {words.x, words.y, words.z, words.w};
     for (int w = 0; w < 4; w++) {
         const int i = block * 4 + w;
@@ -88,7 +53,8 @@ void dropout_blocked(__global const float *x, __global float *y, const int n, co
     uint words[4 * BLOCKS];
     float kept[4 * BLOCKS];
     for (int b = 0; b < BLOCKS; b++) {
-        const uint4 word = draw((uint)(first + b), stream, step, noise_low, noise_high);
+        const uint4 counter = (uint4)((uint)(first + b), stream, step, 0u);
+        const uint4 word = philox(counter, noise_low, noise_high);
         words[4 * b] = word.x;
         words[4 * b + 1] = word.y;
         words[4 * b + 2] = word.z;

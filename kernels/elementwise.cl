@@ -1,25 +1,21 @@
 /*
- * elementwise: gathering a batch; bias and activations, forward and backward.
+ * elementwise: gathering a batch; activations, forward and backward.
  *
  * R rows, C columns, row-major, n = R * C.
  *
  *   gather_rows      out[r] = flush_tiny(x[index[step * R + r]]), labels beside it; an index
  *                    under 0 gives a row of zeros with label -1, which the loss leaves out
- *   bias             z = flush_tiny(z + b)
- *   bias_relu        z = flush_tiny(z + b);  a = z <= 0 ? 0 : z
- *   bias_gelu        z = flush_tiny(z + b);  a = gelu(z)
  *   relu             a = z <= 0 ? 0 : flush_tiny(z)
  *   gelu             a = gelu(z)                                  flushed by itself
  *   relu_backward    d = a <= 0 ? 0 : flush_tiny(d)               z does as well as a
  *   gelu_backward    d = flush_tiny(d * gelu'(z))
  *
  *   x  (samples, C) float32, y (samples) int32, index (steps * R) int32
- *   z, a, d (R, C) float32; of relu and bias_relu a may be z itself
- *   b  (C) float32 inside the flat parameters, at b_offset
+ *   z, a, d (R, C) float32; of relu a may be z itself
  *
- * Geometry: a work-item takes `block` values that lie side by side, of a row (global size: blocks
- * of a row, R) or, without bias, of the whole (global size: blocks). A block of 1 is for GPUs,
- * local size (64, 1). On a CPU a group of one work-item loops over a long block, which compilers
+ * Geometry: a work-item takes `block` values that lie side by side, of a row in gather_rows
+ * (global size: blocks of a row, R; local size (64, 1)), else of the whole (global size: blocks;
+ * local size 64). A block of 1 is for GPUs. On a CPU a group of one work-item loops over a long block, which compilers
  * turn into vector instructions; behind a condition on the work-item's own index they do not.
  *
  * The backward pass of ReLU needs its output alone, so it may work in place; that of GELU needs z,
@@ -45,40 +41,6 @@ __kernel void gather_rows(__global const float *restrict x, __global const int *
         out[(size_t)r * C + c] = sample < 0 ? 0.0f : flush_tiny(row[c]);
     if (c0 == 0)
         labels[r] = sample < 0 ? -1 : y[sample];
-}
-
-__kernel void bias(__global float *restrict z, __global const float *restrict parameters,
-                   const int b_offset, const int C, const int block)
-{
-    const int c0 = get_global_id(0) * block;
-    __global float *row = z + (size_t)get_global_id(1) * C;
-    for (int c = c0; c < MIN(C, c0 + block); c++)
-        row[c] = flush_tiny(row[c] + parameters[b_offset + c]);
-}
-
-__kernel void bias_relu(__global float *z, __global const float *restrict parameters,
-                        __global float *a, const int b_offset, const int C, const int block)
-{
-    const int c0 = get_global_id(0) * block;
-    const size_t row = (size_t)get_global_id(1) * C;
-    for (int c = c0; c < MIN(C, c0 + block); c++) {
-        const float value = flush_tiny(z[row + c] + parameters[b_offset + c]);
-        z[row + c] = value;
-        a[row + c] = value <= 0.0f ? 0.0f : value;
-    }
-}
-
-__kernel void bias_gelu(__global float *restrict z, __global const float *restrict parameters,
-                        __global float *restrict a, const int b_offset, const int C,
-                        const int block)
-{
-    const int c0 = get_global_id(0) * block;
-    const size_t row = (size_t)get_global_id(1) * C;
-    for (int c = c0; c < MIN(C, c0 + block); c++) {
-        const float value = flush_tiny(z[row + c] + parameters[b_offset + c]);
-        z[row + c] = value;
-        a[row + c] = det_gelu(value);
-    }
 }
 
 __kernel void relu(__global const float *z, __global float *a, const int n, const int block)

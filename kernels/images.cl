@@ -23,41 +23,13 @@
  * One work-item for `rows` rows of an image of out: global size (blocks of rows, R); local size
  * (1, 1) with a whole image on CPUs, (64, 1) with one row on GPUs.
  *
- * Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
  * numpy twin: p2ptrain/device/reference_images.py
  */
 
-#include "common.cl"
+#include "philox.cl"
 
 #define STREAM 0x494D4147u /* "IMAG" */
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define PHILOX_ROUNDS 10
-#define MULTIPLIER_0 0xD2511F53u
-#define MULTIPLIER_1 0xCD9E8D57u
-#define WEYL_0 0x9E3779B9u
-#define WEYL_1 0xBB67AE85u
-
-/* The upper half of a 64-bit product; the built-in mul_hi is left out for speed on PoCL 3.0. */
-static inline uint high_product(uint a, uint b)
-{
-    return (uint)(((ulong)a * (ulong)b) >> 32);
-}
-
-static inline void philox(uint x[4], uint key0, uint key1)
-{
-    for (int round = 0; round < PHILOX_ROUNDS; round++) {
-        const uint high0 = high_product(MULTIPLIER_0, x[0]);
-        const uint high1 = high_product(MULTIPLIER_1, x[2]);
-        const uint low0 = MULTIPLIER_0 * x[0];
-        const uint low1 = MULTIPLIER_1 * x[2];
-        x[0] = high1 ^ x[1] ^ key0;
-        x[1] = low1;
-        x[2] = high0 ^ x[3] ^ key1;
-        x[3] = low0;
-        key0 += WEYL_0;
-        key1 += WEYL_1;
-    }
-}
 
 /* What becomes of a sample: where the crop begins in it, and whether it is mirrored. */
 struct draw {
@@ -67,12 +39,11 @@ struct draw {
 static inline struct draw draw_row(const int r, const int padding, const int mirrors,
                                    const uint step, const uint noise_low, const uint noise_high)
 {
-    uint word[4] = {(uint)r, STREAM, step, 0u};
-    philox(word, noise_low, noise_high);
+    const uint4 word = philox((uint4)((uint)r, STREAM, step, 0u), noise_low, noise_high);
     struct draw drawn;
-    drawn.top = (int)high_product(word[0], 2 * padding + 1) - padding;
-    drawn.left = (int)high_product(word[1], 2 * padding + 1) - padding;
-    drawn.is_mirrored = mirrors & (int)(word[2] >> 31);
+    drawn.top = (int)high_product(word.x, 2 * padding + 1) - padding;
+    drawn.left = (int)high_product(word.y, 2 * padding + 1) - padding;
+    drawn.is_mirrored = mirrors & (int)(word.z >> 31);
     return drawn;
 }
 

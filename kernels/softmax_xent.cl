@@ -22,7 +22,6 @@
  *   cross_entropy_rows     for CPUs: one work-item for ROWS rows, global size R / ROWS rounded up,
  *                          local size 1; its loops over classes, and over rows for what comes once
  *                          a row, become vector instructions. d holds exp(z - largest) in between.
- *   softmax_xent           as cross_entropy_simple without smoothing
  *
  * Szegedy et al., Rethinking the inception architecture, 2015, arXiv:1512.00567 (section 7).
  * numpy twin: p2ptrain/device/reference_loss.py
@@ -95,18 +94,6 @@ __kernel void cross_entropy_simple(__global const float *restrict z,
     if (r < R)
         score_row(z + (size_t)r * C, d + (size_t)r * C, loss + at, correct + at, labels[r], C,
                   has_d, scale, on, off);
-}
-
-__kernel void softmax_xent(__global const float *restrict z, __global const int *restrict labels,
-                           __global float *restrict d, __global float *restrict loss,
-                           __global int *restrict correct, const int R, const int C,
-                           const float scale, const int step)
-{
-    const int r = get_global_id(0);
-    const size_t at = (size_t)step * R + r;
-    if (r < R)
-        score_row(z + (size_t)r * C, d + (size_t)r * C, loss + at, correct + at, labels[r], C, 1,
-                  scale, 1.0f, 0.0f);
 }
 
 /* --- by rows ---------------------------------------------------------------------------------- */

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from p2ptrain.device import reference
 from p2ptrain.device.golden import cases, golden_hashes, result_hash, twin_hashes
-from p2ptrain.device.golden_basic import ADAMW, SGD
 from p2ptrain.device.golden_inputs import Case, uniform
 from p2ptrain.device.kernels import KernelLibrary, read_source, source_folder
 from p2ptrain.device.opencl import open_device
-from p2ptrain.device.operations import Moments, Operations, Tile, row_major
+from p2ptrain.device.operations import Operations, Tile, row_major
 from p2ptrain.device.products import best_tile, gemm_naive, gemm_tiled
 from p2ptrain.device.selftest import PROBES, self_test
 from p2ptrain.errors import DeviceError
@@ -135,13 +134,6 @@ def test_column_sums_have_one_order_whatever_the_shape(rows: int, columns: int) 
     out = DEVICE.empty((columns,))
     OPERATIONS.column_sums(DEVICE.upload(d), out, 0).enqueue()
     np.testing.assert_array_equal(bits(out.read()), bits(reference.column_sums(d)))
-
-
-def test_an_optimiser_leaves_the_padding_at_zero() -> None:
-    w, g, m, v = arrays = [DEVICE.zeros((64,)) for _ in range(4)]
-    for launch in (OPERATIONS.sgd(w, g, m, SGD), OPERATIONS.adamw(w, g, Moments(m, v), ADAMW)):
-        launch.enqueue()
-        assert not any(array.read().view(np.uint32).any() for array in arrays)
 
 
 def test_philox_gives_the_published_words() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2ptrain.device import reference, reference_optim
+from p2ptrain.device import reference, reference_loss, reference_optim
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Operations
@@ -78,7 +78,7 @@ class NumpyTrainer:
         x, y = reference.gather_rows(self.x, self.data.y, index)
         inputs, before = self.forward(vector, x)
         scale = np.float32(1) / np.float32(len(index))
-        d, loss, _ = reference.softmax_xent(before[-1], y, scale)
+        d, loss, _ = reference_loss.softmax_xent(before[-1], y, scale)
         backward = (
             reference.relu_backward if self.spec.activation == "relu" else reference.gelu_backward
         )
@@ -234,7 +234,7 @@ def test_evaluation_counts_each_held_out_sample_once(test_samples: int) -> None:
     _, before = NumpyTrainer(SPEC, InnerConfig(), data).forward(
         vector, data.test_x.astype(np.float32)
     )
-    _, loss, correct = reference.softmax_xent(before[-1], data.test_y, np.float32(1))
+    _, loss, correct = reference_loss.softmax_xent(before[-1], data.test_y, np.float32(1))
     found = trainer.evaluate(vector)
     assert found.count == test_samples
     assert found.accuracy == correct.sum() / test_samples

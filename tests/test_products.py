@@ -265,16 +265,3 @@ def test_long_rows_are_gathered_whole(operations: Operations) -> None:
     rows, labels = reference.gather_rows(x, y, index)
     assert_same_bits(run([launch], batch.x), rows)
     np.testing.assert_array_equal(batch.y.read(), labels)
-
-
-@both
-@pytest.mark.parametrize("name", ["relu", "gelu"])
-def test_a_bias_with_an_activation_has_the_bits_of_its_twin(
-    operations: Operations, name: str
-) -> None:
-    z, b = uniform(1, 3, 2100), uniform(2, 2100)
-    before, out = DEVICE.upload(z), DEVICE.empty((3, 2100))
-    launch = operations.bias_activation(name, before, DEVICE.upload(b), out, 0)
-    wanted = reference.bias(z, b)
-    assert_same_bits(run([launch], out), getattr(reference, name)(wanted))
-    assert_same_bits(before.read(), wanted)

@@ -1,6 +1,6 @@
 """Golden cases of the kernels that every network trains with.
 
-Products, activations, sums, the loss, optimisers, random numbers, and detmath value by value.
+Products, activations, sums, random numbers, and detmath value by value.
 """
 
 from collections.abc import Callable
@@ -21,21 +21,9 @@ from p2ptrain.device.golden_inputs import (
     uniform,
 )
 from p2ptrain.device.kernels import LOCAL_SIZE
-from p2ptrain.device.operations import Batch, Matrix, Moments, Operations, Samples, Score, row_major
+from p2ptrain.device.operations import Batch, Matrix, Operations, Samples, row_major
 
 ROWS, COLUMNS, DEPTH = 37, 45, 600  # of the matrix product: three chunks, the last one short
-FLAT = 256  # parameters of the optimisers' cases
-SGD = tuple(np.float32(value) for value in (0.1, 0.9, 0.01))
-ADAMW = tuple(
-    np.float32(value) for value in (0.01, 0.1, 0.9, 0.1, 0.999, 0.001, 1e-8, 5.2631578, 500.25)
-)
-
-
-def labels() -> NDArray[np.int32]:
-    """ROWS labels, one of them missing."""
-    values = (np.arange(ROWS) * 7 % COLUMNS).astype(np.int32)
-    values[3] = -1
-    return values
 
 
 def cases() -> list[Case]:
@@ -56,19 +44,6 @@ def cases() -> list[Case]:
         Case("gemm", "gemm", run_gemm, lambda: reference.gemm(left(), right())),
         Case("gemm", "dense", run_dense, twin_dense),
         Case("elementwise", "gather_rows", run_gather, twin_gather),
-        Case("elementwise", "bias", run_bias, biased),
-        Case(
-            "elementwise",
-            "bias_relu",
-            lambda o: run_forward(o, "relu"),
-            lambda: reference.relu(biased()),
-        ),
-        Case(
-            "elementwise",
-            "bias_gelu",
-            lambda o: run_forward(o, "gelu"),
-            lambda: reference.gelu(biased()),
-        ),
         *(
             Case("elementwise", name, run_activation(name), activated(function))
             for name, function in (("relu", reference.relu), ("gelu", reference.gelu))
@@ -91,9 +66,6 @@ def cases() -> list[Case]:
             run_sums,
             lambda: reference.column_sums(uniform(1, 200, COLUMNS)),
         ),
-        Case("softmax_xent", "softmax_xent", run_xent, twin_xent),
-        Case("optim", "sgd", run_sgd, twin_sgd),
-        Case("optim", "adamw", run_adamw, twin_adamw),
         Case("rng", "philox_uniform", run_philox, lambda: uniform(9, COLUMNS)),
     ]
 
@@ -194,27 +166,8 @@ def twin_gather() -> Array:
     return np.column_stack([gathered_rows, gathered_labels.astype(np.float32)])
 
 
-def biased() -> Floats:
-    """The argument of the activations."""
-    return reference.bias(rows(1), uniform(3, COLUMNS))
-
-
-def run_bias(operations: Operations) -> Array:
-    """Bias alone."""
-    z = operations.device.upload(rows(1))
-    return finished([operations.bias(z, operations.device.upload(uniform(3, COLUMNS)), 0)], z)
-
-
-def run_forward(operations: Operations, activation: str) -> Array:
-    """Bias and activation."""
-    device = operations.device
-    z, out = device.upload(rows(1)), device.empty((ROWS, COLUMNS))
-    bias = device.upload(np.concatenate([np.ones(2, np.float32), uniform(3, COLUMNS)]))
-    return finished([operations.bias_activation(activation, z, bias, out, 2)], out)
-
-
 def run_activation(name: str) -> Callable[[Operations], Array]:
-    """An activation without a bias."""
+    """An activation."""
 
     def run(operations: Operations) -> Array:
         device = operations.device
@@ -244,55 +197,7 @@ def run_sums(operations: Operations) -> Array:
     return finished([operations.column_sums(d, out, 0)], out)
 
 
-# --- softmax_xent.cl ---------------------------------------------------------------------------
-
-
-def run_xent(operations: Operations) -> Array:
-    """Gradient, loss and hits in one array."""
-    device = operations.device
-    score = Score(device.empty((ROWS,)), device.empty((ROWS,), np.int32))
-    d = device.empty((ROWS, COLUMNS))
-    z, y = device.upload(rows(1) * np.float32(4)), device.upload(labels())
-    gradient = finished([operations.softmax_xent(z, y, d, score, np.float32(1 / ROWS))], d)
-    return np.column_stack([gradient, score.loss.read(), score.correct.read().astype(np.float32)])
-
-
-def twin_xent() -> Array:
-    """As run_xent."""
-    z = rows(1) * np.float32(4)
-    gradient, loss, correct = reference.softmax_xent(z, labels(), np.float32(1 / ROWS))
-    return np.column_stack([gradient, loss, correct.astype(np.float32)])
-
-
-# --- optim.cl and rng.cl -----------------------------------------------------------------------
-
-
-def run_sgd(operations: Operations) -> Array:
-    """Parameters and momentum after a step."""
-    device = operations.device
-    w, g, m = (device.upload(uniform(stream, FLAT)) for stream in (1, 2, 3))
-    return np.stack([finished([operations.sgd(w, g, m, SGD)], w), m.read()])
-
-
-def twin_sgd() -> Array:
-    """As run_sgd."""
-    w, g, m = (uniform(stream, FLAT) for stream in (1, 2, 3))
-    return np.stack(reference.sgd(w, g, m, *SGD))
-
-
-def run_adamw(operations: Operations) -> Array:
-    """Parameters and moments after a step."""
-    device = operations.device
-    w, g, m = (device.upload(uniform(stream, FLAT)) for stream in (1, 2, 3))
-    v = device.upload(np.square(uniform(4, FLAT)))
-    launch = operations.adamw(w, g, Moments(m, v), ADAMW)
-    return np.stack([finished([launch], w), m.read(), v.read()])
-
-
-def twin_adamw() -> Array:
-    """As run_adamw."""
-    w, g, m = (uniform(stream, FLAT) for stream in (1, 2, 3))
-    return np.stack(reference.adamw((w, m, np.square(uniform(4, FLAT))), g, ADAMW))
+# --- rng.cl --------------------------------------------------------------------------------------
 
 
 def run_philox(operations: Operations) -> Array:

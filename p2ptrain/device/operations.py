@@ -26,10 +26,7 @@ from p2ptrain.device.products import Tile as Tile
 from p2ptrain.device.products import row_major as row_major
 from p2ptrain.device.tiles import TileChoices
 
-GATHER_STEP = 7  # the argument of gather_rows that says which step's indices to take
-XENT_STEP = 8  # the argument of softmax_xent that says where the step's losses go
-ADAMW_UNBIAS1 = 11  # the two arguments of adamw that change from step to step
-ADAMW_UNBIAS2 = 12
+SLOT = 7  # the argument of gather_rows that says which step's indices to take
 TASKS_PER_CORE = 4  # work-groups for each core, so that the cores end together
 SUM_WIDTH_MIN, SUM_WIDTH_MAX = 16, 64  # columns of a task of column_sums_tiled
 ROW_BLOCK = 2048  # values of a row in a task
@@ -107,30 +104,16 @@ class Operations:
         return [launch]
 
     def gather_rows(self, samples: Samples, index: DeviceArray, out: Batch) -> Launch:
-        """Rows index[step * R ..] of the samples into a batch; the plan sets the step."""
+        """Rows index[step * R ..] of the samples into a batch; slot varies."""
         arguments = (samples.x, samples.y, index, out.x, out.y)
         rows, columns = out.x.shape
         shape = (np.int32(rows), np.int32(columns), np.int32(0))
         launch = self._by_row("elementwise.gather_rows", rows, columns, (*arguments, *shape))
-        launch.varying = {"slot": GATHER_STEP}
+        launch.varying = {"slot": SLOT}
         return launch
 
-    def bias(self, z: DeviceArray, parameters: DeviceArray, offset: int) -> Launch:
-        """Add C bias values at offset to z (R, C)."""
-        rows, columns = z.shape
-        arguments = (z, parameters, np.int32(offset), np.int32(columns))
-        return self._by_row("elementwise.bias", rows, columns, arguments)
-
-    def bias_activation(
-        self, activation: str, z: DeviceArray, parameters: DeviceArray, a: DeviceArray, offset: int
-    ) -> Launch:
-        """Add the bias at offset to z (R, C); a = activation(z), "relu" or "gelu"."""
-        rows, columns = z.shape
-        arguments = (z, parameters, a, np.int32(offset), np.int32(columns))
-        return self._by_row(f"elementwise.bias_{activation}", rows, columns, arguments)
-
     def activation(self, name: str, z: DeviceArray, a: DeviceArray) -> Launch:
-        """Forward without a bias, "relu" or "gelu", into a of z's shape; of "relu" a may be z."""
+        """Forward, "relu" or "gelu", into a of z's shape; of "relu" a may be z."""
         return self._by_block(f"elementwise.{name}", z.size, (z, a))
 
     def activation_backward(self, activation: str, z: DeviceArray, d: DeviceArray) -> Launch:
@@ -151,28 +134,6 @@ class Operations:
         width = min(share, SUM_WIDTH_MAX)
         size, by_width = (-(-columns // width),), (*arguments, np.int32(width))
         return self.library.launch("reduce.column_sums_tiled", size, (1,), by_width)
-
-    def softmax_xent(
-        self, z: DeviceArray, labels: DeviceArray, d: DeviceArray, score: Score, scale: np.float32
-    ) -> Launch:
-        """Loss, hits and gradient of logits z (R, C); scalar XENT_STEP is the step."""
-        rows, columns = z.shape
-        arguments = (z, labels, d, score.loss, score.correct)
-        shape = (np.int32(rows), np.int32(columns), scale, np.int32(0))
-        return self._by_index("softmax_xent.softmax_xent", rows, (*arguments, *shape))
-
-    def sgd(
-        self, w: DeviceArray, g: DeviceArray, m: DeviceArray, scalars: tuple[np.float32, ...]
-    ) -> Launch:
-        """One step of SGD; scalars rate, momentum, decay as in optim.cl."""
-        return self._by_index("optim.sgd", w.size, (w, g, m, *scalars))
-
-    def adamw(
-        self, w: DeviceArray, g: DeviceArray, moments: Moments, scalars: tuple[np.float32, ...]
-    ) -> Launch:
-        """One step of AdamW; scalars rate .. unbias2 as in optim.cl."""
-        vectors = (w, g, moments.first, moments.second)
-        return self._by_index("optim.adamw", w.size, (*vectors, *scalars))
 
     def philox_uniform(
         self, out: DeviceArray, offset: int, count: int, seed: int, draw: tuple[int, np.float32]

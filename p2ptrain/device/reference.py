@@ -9,17 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.device import reference_math
-from p2ptrain.device.reference_loss import softmax_xent as softmax_xent
-from p2ptrain.device.reference_math import (
-    QUIET,
-    Floats,
-    div,
-    flush_denormal,
-    flush_tiny,
-    fma,
-    lane_sum,
-    sqrt,
-)
+from p2ptrain.device.reference_math import QUIET, Floats, flush_tiny, fma, lane_sum
 
 CHUNK = 256  # KC of gemm.cl
 PHILOX_ROUNDS = 10
@@ -66,10 +56,15 @@ def dense(
     """
     z = gemm(x, weight.T)
     if b is not None:
-        z = bias(z, b)
+        z = _added(z, b)
     if residual is not None:
-        z = bias(residual, z)
+        z = _added(residual, z)
     return relu(z) if is_relu else z
+
+
+def _added(z: Floats, addend: Floats) -> Floats:
+    with np.errstate(**QUIET):  # type: ignore[arg-type]
+        return flush_tiny(z + addend)
 
 
 # --- elementwise.cl ----------------------------------------------------------------------------
@@ -92,12 +87,6 @@ def gather_rows(
     missing = index < 0
     rows = np.where(missing[:, None], np.float32(0), flush_tiny(x[index]))
     return rows, np.where(missing, np.int32(-1), y[index])
-
-
-def bias(z: Floats, b: Floats) -> Floats:
-    """Rows of z plus b, flushed; a residual is added in the same way."""
-    with np.errstate(**QUIET):  # type: ignore[arg-type]
-        return flush_tiny(z + b)
 
 
 def relu(z: Floats) -> Floats:
@@ -136,48 +125,7 @@ def column_sums(d: Floats) -> Floats:
     return flush_tiny(lane_sum(d))
 
 
-# --- optim.cl ----------------------------------------------------------------------------------
-
-
-def sgd(
-    w: Floats, g: Floats, m: Floats, rate: np.float32, momentum: np.float32, decay: np.float32
-) -> tuple[Floats, Floats]:
-    """One step of SGD with momentum.
-
-    Args:
-      w, g, m  (n,) parameters, gradient, momentum
-
-    Returns:
-      the new w and m
-    """
-    moved = flush_tiny(fma(momentum, m, fma(decay, w, flush_tiny(g))))
-    return flush_tiny(fma(-rate, moved, w)), moved
-
-
-def adamw(
-    state: tuple[Floats, Floats, Floats], g: Floats, scalars: tuple[np.float32, ...]
-) -> tuple[Floats, Floats, Floats]:
-    """One step of AdamW.
-
-    Args:
-      state    w, m, v, each (n,): parameters, first and second moment
-      g        (n,) gradient
-      scalars  rate, decay, beta1, rest1, beta2, rest2, epsilon, unbias1, unbias2 as in optim.cl
-
-    Returns:
-      the new w, m and v
-    """
-    w, m, v = state
-    rate, decay, beta1, rest1, beta2, rest2, epsilon, unbias1, unbias2 = scalars
-    g = flush_tiny(g)
-    with np.errstate(**QUIET):  # type: ignore[arg-type]
-        m = flush_tiny(fma(beta1, m, rest1 * g))
-        v = flush_denormal(fma(beta2, v, rest2 * (g * g)))
-        u = div(m * unbias1, sqrt(v * unbias2) + epsilon)
-    return flush_tiny(fma(-rate, fma(decay, w, u), w)), m, v
-
-
-# --- rng.cl ------------------------------------------------------------------------------------
+# --- philox.cl and rng.cl ------------------------------------------------------------------------
 
 
 def philox(counter: NDArray[np.uint32], key: tuple[np.uint32, np.uint32]) -> NDArray[np.uint32]:
