@@ -219,32 +219,3 @@ __kernel void clip_factor(__global const float *restrict sums, __global float *r
     const float norm = det_sqrt(tree_sum(lane));
     factor[0] = norm > most ? det_div(most, norm) : 1.0f;
 }
-
-/* Of before: without a mask and a factor, until the last plan has left them. */
-
-__kernel void sgd(__global float *restrict w, __global const float *restrict g,
-                  __global float *restrict m, const float rate, const float momentum,
-                  const float decay)
-{
-    const int i = get_global_id(0);
-    const float gradient = fused(decay, w[i], flush_tiny(g[i]));
-    const float moved = flush_tiny(fused(momentum, m[i], gradient));
-    m[i] = moved;
-    w[i] = flush_tiny(fused(-rate, moved, w[i]));
-}
-
-__kernel void adamw(__global float *restrict w, __global const float *restrict g,
-                    __global float *restrict m, __global float *restrict v,
-                    const float rate, const float decay, const float beta1, const float rest1,
-                    const float beta2, const float rest2, const float epsilon,
-                    const float unbias1, const float unbias2)
-{
-    const int i = get_global_id(0);
-    const float gradient = flush_tiny(g[i]);
-    const float first = flush_tiny(fused(beta1, m[i], rest1 * gradient));
-    const float second = flush_denormal(fused(beta2, v[i], rest2 * (gradient * gradient)));
-    const float u = det_div(first * unbias1, det_sqrt(second * unbias2) + epsilon);
-    m[i] = first;
-    v[i] = second;
-    w[i] = flush_tiny(fused(-rate, fused(decay, w[i], u), w[i]));
-}

@@ -4,6 +4,7 @@
     norm 8                group normalisation; the number is that of the groups
     relu, gelu
     max-pool 2            average-pool 2; option: stride 1 (else the size)
+    max-pool to 3         average-pool to 3: as many pixels as leave 3 x 3, whatever comes in
     global-pool           the mean over all pixels
     residual 64           two 3x3 convolutions around which the input is added; options: stride 2,
                           groups 4 (of its normalisations, else 8)
@@ -79,6 +80,17 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolTo:
+    """The maxima or means of windows such that side x side of them are left."""
+
+    kind: str
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}-pool to {self.side}"
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalPool:
     """The mean over all pixels."""
 
@@ -120,7 +132,7 @@ class Linear:
         return f"linear {self.width}"
 
 
-LayerText = Conv | Norm | Activation | Pool | GlobalPool | Residual | Dropout | Linear
+LayerText = Conv | Norm | Activation | Pool | PoolTo | GlobalPool | Residual | Dropout | Linear
 
 
 class _Words:
@@ -175,8 +187,10 @@ def _conv(words: _Words) -> Conv:
     return Conv(kernel, channels, stride, padding, not words.has("no-bias"))
 
 
-def _pool(kind: str) -> Callable[[_Words], Pool]:
-    def read(words: _Words) -> Pool:
+def _pool(kind: str) -> Callable[[_Words], Pool | PoolTo]:
+    def read(words: _Words) -> Pool | PoolTo:
+        if words.has("to"):
+            return PoolTo(kind, words.number("pixels left", KERNEL_MAX))
         size = words.number("size", KERNEL_MAX)
         stride = words.number("stride", STRIDE_MAX) if words.has("stride") else size
         return Pool(kind, size, stride)

@@ -85,10 +85,10 @@ class InnerSection(Section):
         default=0,
         ge=0,
         le=WARMUP_STEPS_MAX,
-        description="local steps in which the learning rate rises; one-cycle with 0: 3/10 of the run",
+        description="local steps in which the learning rate rises; one-cycle: 0 is 3/10 of all",
     )
     learning_rate_end: float = Field(
-        default=0.0, ge=0, le=100, description="cosine and one-cycle: the learning rate of the last step"
+        default=0.0, ge=0, le=100, description="cosine, one-cycle: learning rate of the last step"
     )
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="share of a label that all classes divide"

@@ -14,6 +14,7 @@ from p2ptrain.config_layers import (
     Linear,
     Norm,
     Pool,
+    PoolTo,
     Residual,
     parse_layer,
 )
@@ -48,6 +49,7 @@ layers = st.one_of(
     st.builds(Norm, widths),
     st.builds(Activation, st.sampled_from(["relu", "gelu"])),
     st.builds(Pool, st.sampled_from(["max", "average"]), kernels, strides),
+    st.builds(PoolTo, st.sampled_from(["max", "average"]), kernels),
     st.builds(GlobalPool),
     st.builds(Residual, widths, strides, widths),
     st.builds(Dropout, st.integers(1, 99).map(lambda percent: percent / 100)),
@@ -136,6 +138,7 @@ def test_what_is_for_pictures_is_refused_of_other_models() -> None:
         ('["linear 10", "conv 3x3 8"]', r"model\.layers\[1\], .*needs a picture"),
         ('["conv 3x3 9", "norm 8", "global-pool"]', r"model\.layers\[1\], .*9 channels"),
         ('["residual 12", "global-pool"]', "12 channels"),
+        ('["max-pool 4", "max-pool to 8", "linear 10"]', "8 x 8 pixels or more, and 7 x 7"),
     ],
 )  # fmt: skip
 def test_layers_that_do_not_fit_one_another_are_refused_before_training(
@@ -150,5 +153,6 @@ def test_layers_that_do_not_fit_one_another_are_refused_before_training(
 def test_smaller_pictures_need_a_network_of_the_same_tensors() -> None:
     phases = "[[phases]]\nrounds = 2\nsize = 14\n"
     network_of(Recipe.from_toml(CONVNET + phases))
+    network_of(Recipe.from_toml(changed('"global-pool"', '"max-pool to 3"') + phases))
     with pytest.raises(ConfigError, match="'global-pool' before"):
         network_of(Recipe.from_toml(changed('"global-pool", ', "") + phases))

@@ -170,7 +170,11 @@ class KernelLibrary:
         if self.contracted_fma:
             defines = (*defines, CONTRACTED_FMA)
         program = self._program(file, tuple(defines))
-        kernel_object = cl.Kernel(program, name)
+        try:
+            kernel_object = cl.Kernel(program, name)
+        except cl.Error as error:
+            title = self.device.info.title
+            raise DeviceError(f"kernel {kernel} cannot be made on {title}: {error}") from error
         return Launch(self.device.queue, kernel_object, global_size, local_size, arguments, varying)
 
     def _program(self, file: str, defines: tuple[str, ...]) -> Any:

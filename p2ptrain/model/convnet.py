@@ -16,6 +16,7 @@ from p2ptrain.config_layers import (
     Linear,
     Norm,
     Pool,
+    PoolTo,
     Residual,
 )
 from p2ptrain.device.images import ImageBatch, ImageDraw, gather_images
@@ -40,6 +41,7 @@ from p2ptrain.model.vision import (
     GlobalPooling,
     GroupNormalisation,
     Pooling,
+    PoolingTo,
 )
 
 Named = list[tuple[str, Layer]]
@@ -83,7 +85,7 @@ class ConvNetSpec:
         if smaller.layout.schema_hash != self.layout.schema_hash:
             raise ConfigError(
                 f"phases: pictures of height {side} make other tensors than full ones: put "
-                "'global-pool' before the first linear layer"
+                "'global-pool' before the first linear layer, or 'max-pool to 3'"
             )
         return smaller
 
@@ -183,6 +185,8 @@ def _layer(text: LayerText) -> Layer:
             return Activate(text.name)
         case Pool():
             return Pooling(text.kind, text.size, text.stride)
+        case PoolTo():
+            return PoolingTo(text.kind, text.side)
         case GlobalPool():
             return GlobalPooling()
         case Residual():

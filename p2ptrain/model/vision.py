@@ -253,6 +253,53 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolingTo:
+    """Windows that leave side x side pixels of any square picture; they overlap where they must.
+
+    With stride = height // side and size = height - (side - 1) stride the last window ends at the
+    edge, so a network keeps its tensors when its pictures get another size.
+    """
+
+    kind: str
+    side: int
+
+    @property
+    def kernel_files(self) -> frozenset[str]:
+        """pool.cl."""
+        return frozenset({"pool"})
+
+    def __str__(self) -> str:
+        return f"{self.kind}-pool to {self.side}"
+
+    def windows(self, shape: Shape) -> Pooling:
+        """The pooling of pictures of this shape. Raises ConfigError."""
+        height, width, _ = image_shape(self, shape)
+        if height != width or height < self.side:
+            raise ConfigError(
+                f"{self}: needs square pictures of {self.side} x {self.side} pixels or more, and "
+                f"{height} x {width} come in"
+            )
+        stride = height // self.side
+        return Pooling(self.kind, height - (self.side - 1) * stride, stride)
+
+    def result(self, shape: Shape) -> Shape:
+        """(side, side, channels). Raises ConfigError."""
+        return self.windows(shape).result(shape)
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """None."""
+        return []
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+    def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
+        """Record the pooling."""
+        return self.windows(x.shape[1:]).record(recorder, place, x)
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalPooling:
     """The mean over all pixels."""
 
