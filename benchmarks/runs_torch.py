@@ -108,10 +108,13 @@ def read_pictures(recipe: Recipe, folder: Path, split: str) -> tuple[Any, Any]:
         x = np.frombuffer(file.read(), np.uint8, offset=IDX_IMAGES_HEADER)
     with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz") as file:
         y = np.frombuffer(file.read(), np.uint8, offset=IDX_LABELS_HEADER)
-    values = x.reshape(-1, height, width, channels).astype(np.float32) * recipe.data.scale
+    values: Any = x.reshape(-1, height, width, channels).astype(np.float32) * recipe.data.scale
     if recipe.data.mean:
-        values = (values - np.float32(recipe.data.mean)) / np.float32(recipe.data.deviation)
-    return torch.from_numpy(values).permute(0, 3, 1, 2), torch.from_numpy(y.astype(np.int64))
+        mean, deviation = recipe.data.mean, recipe.data.deviation
+        values = (values - np.array(mean, np.float32)) / np.array(deviation, np.float32)
+    return torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2), torch.from_numpy(
+        y.astype(np.int64)
+    )
 
 
 class Pictures:

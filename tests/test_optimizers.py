@@ -1,7 +1,5 @@
 """Inner optimisers and clipping: the bits of the twins, the formulas of the papers, the state."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -294,26 +292,19 @@ def test_a_state_goes_through_its_bytes_and_repeats_the_step(optimizer: str) -> 
 
 
 @pytest.mark.parametrize("size", [1e-18, 1e-25, 1e-35, 1e-42])
-def test_a_vanishing_gradient_costs_no_more_than_another(size: float) -> None:
-    blocks = 50
-    w = uniform(1, blocks * BLOCK)
-    usual, with_usual = make(InnerConfig("adamw", clip_norm=1), w)
-    small, with_small = make(InnerConfig("adamw", clip_norm=1), w)
-    assert with_usual.gradient is not None
-    assert with_small.gradient is not None
-    with_usual.gradient.write(uniform(2, w.size))
-    with_small.gradient.write((uniform(2, w.size).astype(np.float64) * size).astype(np.float32))
-    best = {usual: np.inf, small: np.inf}
-    for attempt in range(300):  # the machine may be busy with something else for a while
-        for stepper in best:
-            started = time.perf_counter()
-            for step in range(4):
-                stepper.enqueue(step)
-            DEVICE.finish()
-            best[stepper] = min(best[stepper], time.perf_counter() - started)
-        if best[small] <= 1.1 * best[usual] and attempt >= 10:
-            return
-    pytest.fail(f"{best[small] / best[usual]:.2f} times as slow")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_vanishing_gradient_leaves_no_denormal_number_behind(optimizer: str, size: float) -> None:
+    """They take a CPU up to 165 times as long: benchmarks/denormals.py has the times."""
+    w = uniform(1, 2 * BLOCK)
+    stepper, weights = make(InnerConfig(optimizer, clip_norm=1), w)
+    assert weights.gradient is not None
+    gradient = (uniform(2, w.size).astype(np.float64) * size).astype(np.float32)
+    weights.gradient.write(gradient)
+    for step in range(8):
+        stepper.enqueue(step)
+    state = stepper.state()
+    for values in (weights.parameters.read(), state.first, state.second):
+        assert not np.any((values != 0) & (np.abs(values) < 2.0**-126))
 
 
 # --- settings ----------------------------------------------------------------------------------
