@@ -34,11 +34,13 @@ def say(line: str) -> None:
 
 def ours(recipe: str, threads: int, keep: Path | None) -> None:
     """Train with a peer of our own, and print its curve and its cost."""
-    data = SHAKESPEARE if recipe.startswith("shakespeare") else str(FASHION_DATA)
+    # The licence is a part of the manifest, and so of its CID.
+    fashion = [str(FASHION_DATA), "--licence", "MIT"]
+    data = [SHAKESPEARE] if recipe.startswith("shakespeare") else fashion
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "P2PTRAIN_HOME": folder, "P2PTRAIN_NO_MDNS": "1"}
         program = [sys.executable, "-W", "ignore", "-m", "p2ptrain.cli.main"]
-        seed = [*program, "seed", "dataset", data, "--once"]
+        seed = [*program, "seed", "dataset", *data, "--once"]
         subprocess.run(seed, env=environment, check=True, stdout=subprocess.DEVNULL)
         began = time.monotonic()
         join = [*program, "join", "--swarm", str(recipe_path(recipe)), "--json"]
