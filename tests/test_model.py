@@ -15,6 +15,7 @@ from p2ptrain.model.initial import initial_parameters, initial_parameters_twin
 from p2ptrain.model.layers import he_bound
 from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.model.parameters import Layout, TensorSpec, padded_size
+from p2ptrain.model.vision import PoolingTo
 from p2ptrain.wire.limits import CODEC_BLOCK
 
 SPEC = ModelSpec((5, 7, 33, 3), "relu")
@@ -104,3 +105,16 @@ def test_initial_parameters_are_a_function_of_the_seed() -> None:
         twin = reference.philox_uniform(weight.size, 7, i, np.float32(he_bound(fan_in)))
         assert same_bits(weight.ravel(), twin)
         assert not tensors[f"layer{i}.bias"].any()
+
+
+@given(st.integers(1, 40), st.integers(1, 11))
+def test_a_pool_to_a_size_leaves_that_size_and_reaches_every_edge(height: int, side: int) -> None:
+    pool = PoolingTo("max", side)
+    if height < side:
+        with pytest.raises(ConfigError, match="pixels or more"):
+            pool.result((height, height, 2))
+        return
+    assert pool.result((height, height, 2)) == (side, side, 2)
+    windows = pool.windows((height, height, 2))
+    assert (side - 1) * windows.stride + windows.size == height, "the last window ends at the edge"
+    assert windows.stride <= windows.size, "no pixel is left out"
