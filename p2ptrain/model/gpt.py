@@ -9,8 +9,9 @@ layer's weights too (Press and Wolf 2017, arXiv:1608.05859). For each token of a
     x = x + down(gelu(up(norm2(x))))
     logits = norm(x) token^T
 
-Weights start uniform with deviation 0.02, those that write into the stream x with 0.02 divided by
-sqrt(2 * blocks), so that the stream's size does not grow with depth.
+Embeddings start uniform with deviation 0.02, the weights of a layer with f inputs in
+[-1 / sqrt(f), 1 / sqrt(f)), as PyTorch's linear layers do. GPT-2's 0.02 for all is made for 768
+channels: with 128 it cost 0.1 of the loss on Shakespeare after 2,000 steps.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from p2ptrain.model.pointwise import DropoutLayer
 from p2ptrain.model.recorder import Recorder, Value
 from p2ptrain.model.transformer import SelfAttention, norm_tensors, record_branch, record_norm
 
-DEVIATION = 0.02
+DEVIATION = 0.02  # of the embeddings at the start
 UNIFORM = sqrt(3.0)  # bound of a uniform distribution over its standard deviation
 MLP_FACTOR = 4
 
@@ -107,21 +108,19 @@ class GptSpec:
     @cached_property
     def _branches(self) -> list[Branch]:
         """Of each block, the norm before a branch and the branch's layers."""
-        bound = DEVIATION * UNIFORM
-        into_stream = bound / sqrt(2 * self.blocks)
         channels = self.channels
         branches: list[Branch] = []
         for i in range(self.blocks):
             drop = [(f"block{i}.drop", DropoutLayer(self.dropout))] if self.dropout else []
             attention: list[tuple[str, Layer]] = [
-                (f"block{i}.qkv", Dense(3 * channels, bound=bound)),
+                (f"block{i}.qkv", Dense(3 * channels, bound=1 / sqrt(channels))),
                 (f"block{i}.attention", SelfAttention(self.context, self.heads)),
-                (f"block{i}.proj", Dense(channels, bound=into_stream)),
+                (f"block{i}.proj", Dense(channels, bound=1 / sqrt(channels))),
                 *drop,
             ]
             mlp: list[tuple[str, Layer]] = [
-                (f"block{i}.up", Dense(MLP_FACTOR * channels, "gelu", bound)),
-                (f"block{i}.down", Dense(channels, bound=into_stream)),
+                (f"block{i}.up", Dense(MLP_FACTOR * channels, "gelu", 1 / sqrt(channels))),
+                (f"block{i}.down", Dense(channels, bound=1 / sqrt(MLP_FACTOR * channels))),
                 *drop,
             ]
             branches.append((f"block{i}.norm1", attention))
