@@ -125,7 +125,11 @@ def test_the_bundled_recipes_keep_the_schema(name: str) -> None:
     assert list(problems(tree, SCHEMA)) == []
 
 
-@pytest.mark.parametrize(("key", "said"), list(keys(Recipe)), ids=lambda k: k if isinstance(k, str) else "")
+def name_of(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+@pytest.mark.parametrize(("key", "said"), list(keys(Recipe)), ids=name_of)
 def test_every_key_of_a_recipe_is_in_the_schema_and_is_described(
     key: str, said: dict[str, Any]
 ) -> None:
