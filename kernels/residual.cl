@@ -1,13 +1,13 @@
 /*
- * residual: the addition where two branches of a network meet, forward and backward.
+ * residual: the addition where two branches of a network meet, or their gradients.
  *
- *   a, b, y, d, out  (n)  float32, of any shape
+ *   a, b, y  (n)  float32, of any shape
  *
- *   add_forward    y = flush_tiny(a + b), then 0 where it is <= 0 if relu is not 0
- *   add_backward   d = y <= 0 ? 0 : flush_tiny(d), in place: the gradient of both a and b
- *   add_gradients  out = flush_tiny(a + b): where a value went into two branches
+ *   add_forward  y = flush_tiny(a + b), then 0 where it is <= 0 if relu is not 0
  *
- * y may be a or b, and out likewise; so nothing here is restrict. A NaN passes through the ReLU.
+ * The gradient of a and of b is that of y, through relu_backward of elementwise.cl if there is a ReLU;
+ * where a value went into two branches, theirs are added by the same kernel. y may be a or b, so
+ * nothing here is restrict. A NaN passes through the ReLU.
  *
  * One work-item for `span` values that lie side by side: local size 64 and span 1 on GPUs, local
  * size 1 and a long span on CPUs, where one work-item is one task with a vectorised loop.
@@ -31,21 +31,4 @@ __kernel void add_forward(__global const float *a, __global const float *b, __gl
     else
         for (size_t i = first; i < last; i++)
             y[i] = flush_tiny(a[i] + b[i]);
-}
-
-__kernel void add_backward(__global const float *y, __global float *d, const int n, const int span)
-{
-    const size_t first = (size_t)get_global_id(0) * span;
-    const size_t last = MIN((size_t)n, first + span);
-    for (size_t i = first; i < last; i++)
-        d[i] = y[i] <= 0.0f ? 0.0f : flush_tiny(d[i]);
-}
-
-__kernel void add_gradients(__global const float *a, __global const float *b, __global float *out,
-                            const int n, const int span)
-{
-    const size_t first = (size_t)get_global_id(0) * span;
-    const size_t last = MIN((size_t)n, first + span);
-    for (size_t i = first; i < last; i++)
-        out[i] = flush_tiny(a[i] + b[i]);
 }

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2ptrain.device import reference_residual
+from p2ptrain.device import reference, reference_residual
 from p2ptrain.device.golden_inputs import uniform
 from p2ptrain.device.kernels import KernelLibrary, run
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Operations
-from p2ptrain.device.residual import add_backward, add_forward, add_gradients
+from p2ptrain.device.residual import add_forward
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
@@ -53,9 +53,9 @@ def test_an_addition_has_the_bits_of_its_twin(
 def test_gradients_have_the_bits_of_their_twins(operations: Operations, size: int) -> None:
     y, d = reference_residual.add(values(size, 1), values(size, 2), relu=True), values(size, 3)
     behind, gradient = DEVICE.upload(y), DEVICE.upload(d)
-    ours = run(add_backward(operations, behind, gradient), gradient)
-    assert_same_bits(ours, reference_residual.add_backward(y, d))
-    total = run(add_gradients(operations, gradient, behind, gradient), gradient)
+    ours = run([operations.activation_backward("relu", behind, gradient)], gradient)
+    assert_same_bits(ours, reference.relu_backward(y, d))
+    total = run(add_forward(operations, gradient, behind, gradient, False), gradient)
     assert_same_bits(total, reference_residual.add(ours, y))
 
 
@@ -65,7 +65,8 @@ def test_a_not_a_number_passes_both_ways(operations: Operations) -> None:
     b, y = DEVICE.zeros((3,)), DEVICE.empty((3,))
     np.testing.assert_array_equal(run(add_forward(operations, a, b, y, True), y), [np.nan, 0, 2])
     d = DEVICE.upload(np.array([5, 6, np.nan], np.float32))
-    np.testing.assert_array_equal(run(add_backward(operations, y, d), d), [5, 0, np.nan])
+    backward = operations.activation_backward("relu", y, d)
+    np.testing.assert_array_equal(run([backward], d), [5, 0, np.nan])
 
 
 @both
@@ -74,7 +75,7 @@ def test_the_gradient_is_that_of_finite_differences(operations: Operations) -> N
     left, right = (DEVICE.upload(side) for side in (a, b))
     y, gradient = DEVICE.empty((60,)), DEVICE.upload(d)
     launches = add_forward(operations, left, right, y, True)
-    ours = run([*launches, *add_backward(operations, y, gradient)], gradient)
+    ours = run([*launches, operations.activation_backward("relu", y, gradient)], gradient)
     sum_wide = a.astype(np.float64) + b
     rise = np.maximum(sum_wide + 1e-6, 0) - np.maximum(sum_wide - 1e-6, 0)
     expected = rise / 2e-6 * d

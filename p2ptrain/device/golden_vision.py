@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.device import (
+    reference,
     reference_groupnorm,
     reference_images,
     reference_loss,
@@ -31,7 +32,7 @@ from p2ptrain.device.pooling import (
     max_pool_backward,
     max_pool_forward,
 )
-from p2ptrain.device.residual import add_backward, add_forward, add_gradients
+from p2ptrain.device.residual import add_forward
 
 TILED = PoolShape(2, 7, 9, 19, 2, 2)
 OVERLAPPING = PoolShape(1, 8, 7, 5, 3, 2)
@@ -218,15 +219,15 @@ def run_residual(operations: Operations) -> Array:
     a, b, d = (device.upload(uniform(stream, ADDED)) for stream in (1, 2, 3))
     y, total = device.empty((ADDED,)), device.empty((ADDED,))
     summed = finished(add_forward(operations, a, b, y, True), y)
-    gradient = finished(add_backward(operations, y, d), d)
-    return joined(summed, gradient, finished(add_gradients(operations, a, b, total), total))
+    gradient = finished([operations.activation_backward("relu", y, d)], d)
+    return joined(summed, gradient, finished(add_forward(operations, a, b, total, False), total))
 
 
 def twin_residual() -> Array:
     """As run_residual."""
     a, b, d = (uniform(stream, ADDED) for stream in (1, 2, 3))
     y = reference_residual.add(a, b, relu=True)
-    gradient = reference_residual.add_backward(y, d)
+    gradient = reference.relu_backward(y, d)
     return joined(y, gradient, reference_residual.add(a, b))
 
 

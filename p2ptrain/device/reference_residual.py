@@ -10,8 +10,3 @@ def add(a: Floats, b: Floats, relu: bool = False) -> Floats:
     with np.errstate(**QUIET):  # type: ignore[arg-type]
         total = flush_tiny(a + b)
     return np.where(total <= 0, np.float32(0), total) if relu else total
-
-
-def add_backward(y: Floats, d: Floats) -> Floats:
-    """The gradient before the ReLU of add from the one behind it, flushed."""
-    return np.where(y <= 0, np.float32(0), flush_tiny(d))

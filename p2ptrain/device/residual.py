@@ -1,4 +1,4 @@
-"""Launchers of kernels/residual.cl: where two branches of a network meet.
+"""The launcher of kernels/residual.cl: where two branches of a network meet.
 
 Arrays are float32 of one size and any shape. On a CPU whose contraction probe passed, a task
 takes a span of values in a vectorised loop; elsewhere a work-item takes one value. The bits are
@@ -7,7 +7,7 @@ the same.
 
 import numpy as np
 
-from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
+from p2ptrain.device.kernels import LOCAL_SIZE, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray
 from p2ptrain.device.operations import Operations
 
@@ -19,34 +19,13 @@ TASKS_PER_CORE = 4
 def add_forward(
     operations: Operations, a: DeviceArray, b: DeviceArray, y: DeviceArray, relu: bool
 ) -> list[Launch]:
-    """Into y = a + b, behind a ReLU if asked for; y may be a or b."""
-    return [_by_span(operations, "add_forward", (a, b, y), (np.int32(relu),))]
-
-
-def add_backward(operations: Operations, y: DeviceArray, d: DeviceArray) -> list[Launch]:
-    """Set d, the gradient behind the ReLU of add_forward, to the one before it: of a and of b."""
-    return [_by_span(operations, "add_backward", (y, d))]
-
-
-def add_gradients(
-    operations: Operations, a: DeviceArray, b: DeviceArray, out: DeviceArray
-) -> list[Launch]:
-    """Into out = a + b, flushed; out may be a or b."""
-    return [_by_span(operations, "add_gradients", (a, b, out))]
-
-
-def _by_span(
-    operations: Operations,
-    kernel: str,
-    arrays: tuple[DeviceArray, ...],
-    more: tuple[Argument, ...] = (),
-) -> Launch:
-    count = arrays[0].size
-    assert all(array.size == count for array in arrays)
+    """Into y = a + b, flushed, behind a ReLU if asked for; y may be a or b."""
+    count = y.size
+    assert a.size == b.size == count
     span, local_size = 1, LOCAL_SIZE
     if operations.tile is not None:
         tasks = TASKS_PER_CORE * operations.device.info.compute_units
         span, local_size = min(SPAN_MAX, max(SPAN_MIN, ceil_to(-(-count // tasks), 64))), 1
     size = (ceil_to(-(-count // span), local_size),)
-    arguments = (*arrays, np.int32(count), np.int32(span), *more)
-    return operations.library.launch(f"residual.{kernel}", size, (local_size,), arguments)
+    arguments = (a, b, y, np.int32(count), np.int32(span), np.int32(relu))
+    return [operations.library.launch("residual.add_forward", size, (local_size,), arguments)]

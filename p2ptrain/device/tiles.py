@@ -32,19 +32,14 @@ class TileChoices:
 
     default  what operations without a choice use; None: the simple versions, always
     chosen   by name
-    asked    names that were asked for, in order: what a tuner may choose for
     """
 
     default: Tile | None
     chosen: Mapping[str, Tile] = field(default_factory=dict)
-    asked: dict[str, None] = field(default_factory=dict)
 
     def of(self, name: str) -> Tile | None:
         """The tile of the operation with this name."""
-        if self.default is None:
-            return None
-        self.asked[name] = None
-        return self.chosen.get(name, self.default)
+        return None if self.default is None else self.chosen.get(name, self.default)
 
 
 def tiles_path(folder: Path, info: DeviceInfo) -> Path:

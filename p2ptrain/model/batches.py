@@ -28,14 +28,12 @@ class StepShape:
     """What a plan does in a step.
 
     batch         samples
-    side          height of the pictures that a convnet trains on; 0: as they are
     crop_padding  pixels by which they are shifted at random, at most
     flip          whether half of them are mirrored
     smoothing     share of a label that all classes divide
     """
 
     batch: int
-    side: int = 0
     crop_padding: int = 0
     flip: bool = False
     smoothing: float = 0.0

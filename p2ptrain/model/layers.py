@@ -68,6 +68,20 @@ class Layer(Protocol):
         """Files of kernels/ that it uses beside those that all networks do."""
 
 
+class WithoutParameters:
+    """What layers have in common that learn nothing and multiply nothing."""
+
+    __slots__ = ()
+
+    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
+        """None."""
+        return []
+
+    def products(self, shape: Shape) -> int:
+        """None."""
+        return 0
+
+
 def he_bound(fan_in: int) -> float:
     """sqrt(6 / fan_in), He et al. 2015, arXiv:1502.01852: a float64 root, equal everywhere."""
     return sqrt(6 / fan_in)

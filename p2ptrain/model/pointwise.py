@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from math import prod
 
 from p2ptrain.device.dropout import Dropout, dropout
-from p2ptrain.model.layers import Backward, Place, Shape
-from p2ptrain.model.parameters import TensorSpec
+from p2ptrain.model.layers import Backward, Place, Shape, WithoutParameters
 from p2ptrain.model.recorder import Recorder, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Activate:
+class Activate(WithoutParameters):
     """relu or gelu behind a layer that has no activation of its own."""
 
     name: str
@@ -27,14 +26,6 @@ class Activate:
         """The same shape."""
         return shape
 
-    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
-        """None."""
-        return []
-
-    def products(self, shape: Shape) -> int:
-        """None."""
-        return 0
-
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record the activation."""
         operations, name = recorder.operations, self.name
@@ -49,7 +40,7 @@ class Activate:
 
 
 @dataclass(frozen=True, slots=True)
-class DropoutLayer:
+class DropoutLayer(WithoutParameters):
     """In training, zeros a share of the values and scales the others up (Srivastava et al. 2014).
 
     The draws depend on the round's noise, the step and the layer's place alone.
@@ -68,14 +59,6 @@ class DropoutLayer:
     def result(self, shape: Shape) -> Shape:
         """The same shape."""
         return shape
-
-    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
-        """None."""
-        return []
-
-    def products(self, shape: Shape) -> int:
-        """None."""
-        return 0
 
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record it, or nothing in a plan that only evaluates."""

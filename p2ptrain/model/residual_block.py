@@ -4,11 +4,19 @@ The branch begins as nothing, for its last norm starts with scale 0 (Goyal et al
 arXiv:1706.02677, section 5.1): at first a deep network behaves as a shallow one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from p2ptrain.device.residual import add_backward, add_forward, add_gradients
-from p2ptrain.model.layers import Backward, Layer, Place, Shape, image_shape
+from p2ptrain.device.residual import add_forward
+from p2ptrain.model.layers import (
+    Backward,
+    Layer,
+    Place,
+    Shape,
+    all_products,
+    all_tensors,
+    image_shape,
+    record_all,
+)
 from p2ptrain.model.parameters import TensorSpec
 from p2ptrain.model.recorder import Recorder, Value
 from p2ptrain.model.vision import Conv2d, GroupNormalisation
@@ -51,9 +59,6 @@ class ResidualBlock:
             (f"{name}.shortcut_norm", GroupNormalisation(self.groups)),
         ]
 
-    def _paths(self, name: str, shape: Shape) -> tuple[Sequence[tuple[str, Layer]], ...]:
-        return self.body(name), self.shortcut(name, shape)
-
     def result(self, shape: Shape) -> Shape:
         """As of its convolutions. Raises ConfigError."""
         image_shape(self, shape)
@@ -63,55 +68,31 @@ class ResidualBlock:
 
     def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
         """Of the body, then of the shortcut."""
-        tensors: list[TensorSpec] = []
-        for path in self._paths(name, shape):
-            here = shape
-            for part, layer in path:
-                tensors += layer.tensors(part, here)
-                here = layer.result(here)
-        return tensors
+        body, shortcut = self.body(name), self.shortcut(name, shape)
+        return all_tensors(body, shape) + all_tensors(shortcut, shape)
 
     def products(self, shape: Shape) -> int:
         """Of all its convolutions."""
-        count = 0
-        for path in self._paths("", shape):
-            here = shape
-            for _, layer in path:
-                count += layer.products(here)
-                here = layer.result(here)
-        return count
+        return all_products(self.body(""), shape) + all_products(self.shortcut("", shape), shape)
 
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record both paths and their sum."""
         operations = recorder.operations
-        ends, backs = [], []
-        for path in self._paths(place.name, x.shape[1:]):
-            here, path_backs = x, []
-            for i, (name, layer) in enumerate(path):
-                part = replace(place, name=name, is_first=place.is_first and i == 0)
-                here, back = layer.record(recorder, part, here)
-                path_backs.append(back)
-            ends.append(here)
-            backs.append(path_backs)
-        y = recorder.value(*ends[0].shape)
-        recorder.launch(lambda a, b, y: add_forward(operations, a, b, y, True), *ends, y)
+        body, shortcut = self.body(place.name), self.shortcut(place.name, x.shape[1:])
+        a, body_back = record_all(body, recorder, x, is_first=place.is_first)
+        b, shortcut_back = record_all(shortcut, recorder, x, is_first=place.is_first)
+        y = recorder.value(*a.shape)
+        recorder.launch(lambda a, b, y: add_forward(operations, a, b, y, True), a, b, y)
 
         def backward(d: Value) -> Value | None:
-            recorder.launch(lambda y, d: add_backward(operations, y, d), y, d)
+            recorder.launch(lambda y, d: [operations.activation_backward("relu", y, d)], y, d)
             # Neither path ends in a ReLU, so none of them overwrites d, which both need.
-            gradients: list[Value | None] = []
-            for path_backs in backs:
-                gradient: Value | None = d
-                for back in reversed(path_backs):
-                    assert gradient is not None
-                    gradient = back(gradient)
-                gradients.append(gradient)
-            body, shortcut = gradients
-            if body is None or shortcut is None:
+            by_body, by_shortcut = body_back(d), shortcut_back(d)
+            if by_body is None or by_shortcut is None:
                 return None
             dx = recorder.value(*x.shape)
             recorder.launch(
-                lambda a, b, dx: add_gradients(operations, a, b, dx), body, shortcut, dx
+                lambda a, b, dx: add_forward(operations, a, b, dx, False), by_body, by_shortcut, dx
             )
             return dx
 

@@ -31,9 +31,8 @@ from p2ptrain.device.pooling import (
     max_pool_backward,
     max_pool_forward,
 )
-from p2ptrain.device.residual import add_backward
 from p2ptrain.errors import ConfigError
-from p2ptrain.model.layers import Backward, Place, Shape, he_bound, image_shape
+from p2ptrain.model.layers import Backward, Place, Shape, WithoutParameters, he_bound, image_shape
 from p2ptrain.model.parameters import TensorSpec
 from p2ptrain.model.recorder import Recorder, Value
 
@@ -103,7 +102,7 @@ class Conv2d:
             gradient = recorder.gradient
             assert gradient is not None
             if self.relu:
-                recorder.launch(lambda y, d: add_backward(operations, y, d), y, d)
+                recorder.launch(lambda y, d: [operations.activation_backward("relu", y, d)], y, d)
             recorder.launch(
                 lambda x, d: conv_weight_gradient(operations, shape, x, d, gradient, weight), x, d
             )
@@ -195,7 +194,7 @@ class GroupNormalisation:
 
 
 @dataclass(frozen=True, slots=True)
-class Pooling:
+class Pooling(WithoutParameters):
     """The maximum or the mean of size x size pixels; windows over the edge are left out."""
 
     kind: str
@@ -217,14 +216,6 @@ class Pooling:
             raise ConfigError(f"{self}: a picture of {height} x {width} is smaller than the window")
         sides = ((side - self.size) // self.stride + 1 for side in (height, width))
         return (*sides, channels)
-
-    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
-        """None."""
-        return []
-
-    def products(self, shape: Shape) -> int:
-        """None."""
-        return 0
 
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record the pool."""
@@ -253,7 +244,7 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolingTo:
+class PoolingTo(WithoutParameters):
     """Windows that leave side x side pixels of any square picture; they overlap where they must.
 
     With stride = height // side and size = height - (side - 1) stride the last window ends at the
@@ -286,21 +277,13 @@ class PoolingTo:
         """(side, side, channels). Raises ConfigError."""
         return self.windows(shape).result(shape)
 
-    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
-        """None."""
-        return []
-
-    def products(self, shape: Shape) -> int:
-        """None."""
-        return 0
-
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record the pooling."""
         return self.windows(x.shape[1:]).record(recorder, place, x)
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalPooling:
+class GlobalPooling(WithoutParameters):
     """The mean over all pixels."""
 
     @property
@@ -314,14 +297,6 @@ class GlobalPooling:
     def result(self, shape: Shape) -> Shape:
         """(channels,)."""
         return (image_shape(self, shape)[2],)
-
-    def tensors(self, name: str, shape: Shape) -> list[TensorSpec]:
-        """None."""
-        return []
-
-    def products(self, shape: Shape) -> int:
-        """None."""
-        return 0
 
     def record(self, recorder: Recorder, place: Place, x: Value) -> tuple[Value, Backward]:
         """Record the mean."""

@@ -175,7 +175,7 @@ class Trainer:
             network = self._network_of(side)
             show = self._presentation
             batch = self.inner.batch
-            shape = StepShape(batch, side, show.crop_padding, show.flip, show.smoothing)
+            shape = StepShape(batch, show.crop_padding, show.flip, show.smoothing)
             self._plans[side] = Plan(
                 self.operations,
                 network,
@@ -266,7 +266,7 @@ class Trainer:
 
     def _test_plan(self, side: int) -> Plan:
         if side not in self._test_plans:
-            shape = PlanShape(StepShape(self._test_order.shape[1], side), len(self._test_order))
+            shape = PlanShape(StepShape(self._test_order.shape[1]), len(self._test_order))
             self._test_plans[side] = plan = Plan(
                 self.operations,
                 self._network_of(side),

@@ -19,7 +19,6 @@ import numpy as np
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.operations import Operations, Samples
 from p2ptrain.device.products import Tile
-from p2ptrain.device.tiles import TileChoices
 from p2ptrain.errors import DeviceError
 from p2ptrain.model.batches import Network, StepShape
 from p2ptrain.model.graph import Moment, Plan, PlanShape
@@ -72,7 +71,6 @@ class _Candidate:
             device.upload(initial_parameters(operations, network.layout, 1)), device.zeros((size,))
         )
         self.tile = tile
-        self.choices: TileChoices = operations.tiles
         shape = PlanShape(StepShape(batch), 1)
         self._plan = Plan(operations, network, weights, _samples(operations, network, batch), shape)
         self._plan.load(np.zeros((1, batch), np.int32), Moment())
