@@ -90,6 +90,11 @@ class AveragingSection(Section):
         description="final rounds that a peer contributes to before voting",
     )
 
+    @property
+    def bits(self) -> int:
+        """Bits of a value in a contribution, by which codecs are called."""
+        return {"int4": 4, "int8": 8}[self.codec]
+
 
 class AdmissionSection(Section):
     """Who may take part."""

@@ -64,15 +64,15 @@ def test_a_chain_of_layers_needs_the_memory_of_two_neighbours() -> None:
     assert record.planned_bytes == 2 * 4000
 
 
-def test_what_is_given_or_kept_is_not_planned() -> None:
+def test_what_is_kept_is_not_planned() -> None:
     record = recorder()
     array = OPERATIONS.device.zeros((5,))
-    given_value, kept = record.given(array), record.value(5)
+    kept = record.value(5)
     record.keep(kept, array)
-    record.launch(nothing, given_value, kept)
+    record.launch(nothing, kept)
     record.finish()
     assert record.planned_bytes == 0
-    assert given_value.array is kept.array is array
+    assert kept.array is array
 
 
 def test_a_view_beyond_its_array_is_refused() -> None:

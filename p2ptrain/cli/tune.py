@@ -82,7 +82,7 @@ def run_trial(
             found = _last_line(process, console)
         finally:
             alarm.cancel()
-            if process.poll() is None and found_nothing(process):
+            if process.poll() is None and still_runs(process):
                 os.killpg(process.pid, signal.SIGKILL)
     if found is None:
         raise DeviceError(
@@ -94,7 +94,7 @@ def run_trial(
     return found
 
 
-def found_nothing(process: subprocess.Popen[str]) -> bool:
+def still_runs(process: subprocess.Popen[str]) -> bool:
     """Whether the process is still at work a second after its output ended."""
     try:
         process.wait(1.0)

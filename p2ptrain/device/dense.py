@@ -76,20 +76,7 @@ def bias_gradient(
 
 
 def input_gradient(
-    operations: Operations,
-    d: Matrix,
-    weight: Matrix,
-    dx: DeviceArray,
-    skipped: DeviceArray | None = None,
+    operations: Operations, d: Matrix, weight: Matrix, dx: DeviceArray
 ) -> list[Launch]:
-    """Write d W into dx (R, in).
-
-    Args:
-      d        (R, out)
-      weight   (out, in)
-      dx       (R, in)
-      skipped  (R, in), added to it: the gradient that comes past the layer, where x is the input
-               of a residual too; not dx itself
-    """
-    out = row_major(dx, d.rows, weight.columns)
-    return operations.gemm(d, weight, out, After(residual=skipped))
+    """Write d W into dx (R, in); d is (R, out), weight (out, in)."""
+    return operations.gemm(d, weight, row_major(dx, d.rows, weight.columns))

@@ -85,10 +85,6 @@ class Recorder:
         """A new value, whose content is what a launch writes."""
         return Value(shape, dtype)
 
-    def given(self, array: DeviceArray) -> Value:
-        """An array that is there already and lives on."""
-        return Value(array.shape, array.dtype, array)
-
     def keep(self, value: Value, array: DeviceArray) -> None:
         """Have a value that is not planned yet in an array that lives on."""
         assert value.array is None, "the value has an array"

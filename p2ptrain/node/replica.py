@@ -43,7 +43,7 @@ class Replica:
         self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
         values = self._layout.padded_size
         lengths = shard_lengths(values, recipe.averaging.shard_values)
-        codec = CODECS[{"int4": 4, "int8": 8}[recipe.averaging.codec]]
+        codec = CODECS[recipe.averaging.bits]
         self.shard_bytes = tuple(codec.shard_bytes(length) for length in lengths)
         self.state_bytes = 4 * values * self._outer.vectors
         self._reduced_bytes = [REDUCED_CODEC.shard_bytes(length) for length in lengths]

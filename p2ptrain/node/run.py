@@ -127,7 +127,7 @@ def local_steps_of(recipe: Recipe, wanted: int | None) -> int:
 def settings_of(recipe: Recipe, shard_bytes: tuple[int, ...]) -> Settings:
     """What the averaging machine must know of a recipe."""
     return Settings(
-        codec={"int4": 4, "int8": 8}[recipe.averaging.codec],
+        codec=recipe.averaging.bits,
         shard_bytes=shard_bytes,
         rounds=recipe.rounds,
         weight_max=recipe.inner.batch * recipe.inner.local_steps,

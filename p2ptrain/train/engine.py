@@ -44,7 +44,6 @@ from p2ptrain.wire.shards import merkle_root
 
 BLOCK_CODECS: dict[int, BlockCodec] = {4: INT4, 8: INT8}
 NORM2_BYTES = 16
-CODEC_BITS = {"int4": 4, "int8": 8}
 
 
 class Engine:
@@ -76,7 +75,7 @@ class Engine:
         check_quantizer(library)
         self_test_ms = 1000 * (time.monotonic() - started)
         self._layout = network.layout
-        self._codec = BLOCK_CODECS[CODEC_BITS[recipe.averaging.codec]]
+        self._codec = BLOCK_CODECS[recipe.averaging.bits]
         self._shard_values = recipe.averaging.shard_values
         outer = recipe.outer
         self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
