@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from node_chain import chain_on, genesis_of, shards_of
+from node_chain import certified, chain_on, genesis_of, shards_of
 from swarm_router import SETTINGS
 
 from p2ptrain.node import ledger as ledger_module
@@ -18,7 +18,7 @@ from p2ptrain.store.transcript import Transcript
 from p2ptrain.swarm import history as history_module
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.limits import CHECKPOINTS_KEPT
-from p2ptrain.wire.messages import GetHeaders, Headers
+from p2ptrain.wire.messages import CLOSE, Block, GetHeaders, Headers
 
 GENESIS = genesis_of()
 
@@ -358,6 +358,27 @@ def test_reduced_shards_are_bounded_and_the_oldest_go_first(
         ledger.switch(5)
         assert ledger.reduced_of(chain[5].context.block) is None
         assert ledger._reduced_bytes == 4
+
+
+def test_the_last_round_is_what_export_takes_when_the_state_behind_the_close_was_fetched(
+    tmp_path: Path,
+) -> None:
+    """A mirror that came late had the last final block of the blocks that it had followed."""
+    rounds = chain_on(GENESIS, 7)
+    close = Block(rounds[-1].context.block, CLOSE, (), (), (), ())
+    chain = [*rounds, certified(rounds[-1].context, close)]
+    with opened(tmp_path) as ledger:
+        for link in chain[:3]:
+            record(ledger, link)
+        ledger.finalize(chain[1].context.block)
+        for link in chain[3:]:
+            ledger.history.append(link)
+        record(ledger, chain[-1])
+        final = ledger.checkpoints.load_final().checkpoint
+        assert final is not None
+        assert final.block_id == rounds[-1].context.block
+        assert final.vector == state_after(chain[-1])
+    assert comes_back(tmp_path, chain) == ()
 
 
 def test_the_final_block_is_what_export_takes(tmp_path: Path) -> None:

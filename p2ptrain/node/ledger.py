@@ -126,9 +126,20 @@ class Ledger:
     def save(self, height: int, state: bytes) -> None:
         """Make durable that the block of this height was applied, and the state after it.
 
+        A state that was fetched may be of a block that closes the run, and no block comes after it.
+        It is that of the last final block too, which then gets the checkpoint that export takes.
+
         Raises StoreError; then the disk says what it said before.
         """
-        self._save(self.history.link(height), state)
+        link = self.history.link(height)
+        final = self._last_final(link.context)
+        is_new = final is not None and final.context.block not in self._saved
+        if final is not None and is_new and final.context.state == link.context.state:
+            self._save(final, state)
+            self._save(link, state)
+            self.checkpoints.mark_final(final.context.block)
+        else:
+            self._save(link, state)
 
     def note(self, height: int, reduced: tuple[bytes, ...]) -> None:
         """The state of this height is on disk, and so is the chain up to there.
@@ -233,11 +244,15 @@ class Ledger:
 
     def _mark_newest_final(self) -> None:
         """We may have died between a certificate and the mark that it makes due."""
-        unfinal = self.history.tip.unfinal
-        height = self._height(unfinal[0]) - 1 if unfinal else self.history.height
-        final = self.history.block(height)
-        if final in self.checkpoints.blocks():
-            self.checkpoints.mark_final(final)
+        final = self._last_final(self.history.tip)
+        if final is not None and final.context.block in self.checkpoints.blocks():
+            self.checkpoints.mark_final(final.context.block)
+
+    def _last_final(self, context: Context) -> Link | None:
+        """The newest block that is final in a block's context; None: not even the first is."""
+        unfinal = context.unfinal
+        height = self._height(unfinal[0]) - 1 if unfinal else self._height(context.block)
+        return self.history.link(height) if height else None
 
     def _follows(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint is of our chain, or of a block on one of our chain."""
