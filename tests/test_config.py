@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2ptrain.config import ARITHMETIC, Recipe
 from p2ptrain.config_local import SwarmLink, node_config, parse_link
-from p2ptrain.data.shipped import RECIPES, recipe_path
+from p2ptrain.data.shipped import RECIPE_FOLDER, RECIPES, recipe_path
 from p2ptrain.errors import ConfigError
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.document import pack_document, unpack_document
@@ -168,6 +168,10 @@ def test_a_file_that_is_not_there_or_no_text_is_the_users_mistake(tmp_path: Path
 def test_the_recipes_that_come_with_the_program_are_valid(name: str) -> None:
     recipe = Recipe.from_file(recipe_path(name))
     assert (recipe.name, recipe.arithmetic) == (name, ARITHMETIC)
+
+
+def test_every_recipe_of_the_folder_is_one_that_init_writes() -> None:
+    assert {path.stem for path in RECIPE_FOLDER.iterdir()} == set(RECIPES)
 
 
 def test_the_published_schema_describes_every_key() -> None:

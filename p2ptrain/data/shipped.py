@@ -8,6 +8,7 @@ from p2ptrain.data.tokenisers import CHARACTERS
 from p2ptrain.store.blocks import BlockStore
 
 BUNDLED = Path(__file__).with_name("bundled")
+RECIPE_FOLDER = Path(__file__).parents[1] / "recipes"
 DIGITS = "digits"
 DIGITS_PATH = BUNDLED / "digits.npz"
 DIGITS_LICENCE = "CC-BY-4.0"  # credited in bundled/CREDITS.md
@@ -42,4 +43,4 @@ def recipe_path(name: str) -> Path:
     """The commented recipe of one of RECIPES. Raises KeyError for another name."""
     if name not in RECIPES:
         raise KeyError(name)
-    return BUNDLED / "recipes" / f"{name}.toml"
+    return RECIPE_FOLDER / f"{name}.toml"
