@@ -33,6 +33,7 @@
 #define TINY_BITS 0x20000000u /* 2^-63 as float bits */
 #define LANES 64
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 #ifdef CONTRACTED_FMA
 

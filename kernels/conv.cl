@@ -47,7 +47,6 @@
 #include "tile.cl"
 
 #define KC 256
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* --- the simple version ---------------------------------------------------------------------- */
 

@@ -29,7 +29,6 @@
 #include "philox.cl"
 
 #define STREAM 0x494D4147u /* "IMAG" */
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* What becomes of a sample: where the crop begins in it, and whether it is mirrored. */
 struct draw {

@@ -20,10 +20,15 @@
  *
  * Two versions with equal bits of what a training spends time in:
  *   *_simple   one work-item for an element: global size its number rounded up to 64, local 64.
- *              For GPUs, for windows that overlap, and as the definition in C.
+ *              For GPUs, and as the definition in C.
  *   *_rows     for CPUs: one work-item for a row of y in an image, size (rows, N) and (1, 1); the
  *              loops over VECTOR channels become vector instructions. Backward for S = T only: a
  *              row of windows then owns S rows of dx.
+ *   *_bands    backward for CPUs where S is not T: one work-item for `band` rows of windows, size
+ *              (bands, N) and (1, 1). It owns the T rows of dx from each of these windows' first
+ *              row on, the last band all rows below too. Windows add their gradients there one
+ *              after the other, in the order of y, each after one search for its largest value;
+ *              those of the band above that reach into it are searched twice.
  *
  * numpy twins: p2ptrain/device/reference_pool.py
  */
@@ -43,6 +48,12 @@ static inline int is_larger(float a, float b)
 static inline int is_same(float a, float b)
 {
     return (a == b) | ((a != a) & (b != b));
+}
+
+/* The first of the windows, by rows or by columns, that hold pixel p. */
+static inline int first_window(const int p, const int S, const int T)
+{
+    return p < S ? 0 : (p - S) / T + 1;
 }
 
 /* --- maximum ---------------------------------------------------------------------------------- */
@@ -107,8 +118,8 @@ __kernel void max_backward_simple(__global const float *restrict x,
     const int c = i % C, px = i / C % W, py = i / (C * W) % H, n = i / (C * W * H);
     const float value = flush_tiny(x[i]);
     float sum = 0.0f;
-    for (int oy = py < S ? 0 : (py - S) / T + 1; oy < MIN(OH, py / T + 1); oy++)
-        for (int ox = px < S ? 0 : (px - S) / T + 1; ox < MIN(OW, px / T + 1); ox++) {
+    for (int oy = first_window(py, S, T); oy < MIN(OH, py / T + 1); oy++)
+        for (int ox = first_window(px, S, T); ox < MIN(OW, px / T + 1); ox++) {
             const size_t o = (((size_t)n * OH + oy) * OW + ox) * C + c;
             int is_first = is_same(value, y[o]);
             /* The pixels of the window before this one. */
@@ -175,6 +186,61 @@ void max_backward_rows(__global const float *restrict x, __global const float *r
         clear(dx + first + S * row, (H - OH * S) * row);
 }
 
+/* Adds the gradient of one window to its first largest value, in rows ky0 .. ky1 of the window. */
+static inline void add_gradient_of_max(__global const float *restrict window,
+                                       __global const float *restrict y,
+                                       __global const float *restrict d,
+                                       __global float *restrict out, const int S, const int ky0,
+                                       const int ky1, const size_t row, const int C,
+                                       const int count)
+{
+    int first[VECTOR]; /* the number of the pixel */
+    for (int l = 0; l < count; l++)
+        first[l] = -1;
+    for (int k = S * S - 1; k >= 0; k--) {
+        __global const float *pixel = window + k / S * row + (size_t)(k % S) * C;
+        for (int l = 0; l < count; l++)
+            first[l] = is_same(flush_tiny(pixel[l]), y[l]) ? k : first[l];
+    }
+    for (int ky = ky0; ky < ky1; ky++)
+        for (int kx = 0; kx < S; kx++) {
+            __global float *pixel = out + ky * row + (size_t)kx * C;
+            for (int l = 0; l < count; l++)
+                pixel[l] = pixel[l] + (first[l] == ky * S + kx ? d[l] : 0.0f);
+        }
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void max_backward_bands(__global const float *restrict x, __global const float *restrict y,
+                        __global const float *restrict d, __global float *restrict dx, SHAPE,
+                        const int band)
+{
+    const int n = get_global_id(1);
+    const int end = MIN(OH, (int)(get_global_id(0) + 1) * band);
+    const int y0 = get_global_id(0) * band * T;
+    const int y1 = end == OH ? H : end * T;
+    const size_t row = (size_t)W * C;
+    __global float *owned = dx + ((size_t)n * H + y0) * row;
+    clear(owned, (y1 - y0) * row);
+    for (int oy = first_window(y0, S, T); oy < end; oy++) {
+        const int ky0 = MAX(0, y0 - oy * T);
+        const int ky1 = MIN(S, y1 - oy * T);
+        for (int ox = 0; ox < OW; ox++) {
+            const size_t in = ((size_t)n * H + oy * T) * row + (size_t)ox * T * C;
+            const size_t o = (((size_t)n * OH + oy) * OW + ox) * C;
+            int c = 0;
+            for (; c + VECTOR <= C; c += VECTOR)
+                add_gradient_of_max(x + in + c, y + o + c, d + o + c, dx + in + c, S, ky0, ky1,
+                                    row, C, VECTOR);
+            if (c < C)
+                add_gradient_of_max(x + in + c, y + o + c, d + o + c, dx + in + c, S, ky0, ky1,
+                                    row, C, C - c);
+        }
+    }
+    for (size_t i = 0; i < (y1 - y0) * row; i++)
+        owned[i] = flush_tiny(owned[i]);
+}
+
 /* --- mean ------------------------------------------------------------------------------------- */
 
 /* One channel over a window of height x width pixels, whose rows are `row` values apart. */
@@ -209,8 +275,8 @@ __kernel void mean_backward_simple(__global const float *restrict d, __global fl
         return;
     const int c = i % C, px = i / C % W, py = i / (C * W) % H, n = i / (C * W * H);
     float sum = 0.0f;
-    for (int oy = py < S ? 0 : (py - S) / T + 1; oy < MIN(OH, py / T + 1); oy++)
-        for (int ox = px < S ? 0 : (px - S) / T + 1; ox < MIN(OW, px / T + 1); ox++)
+    for (int oy = first_window(py, S, T); oy < MIN(OH, py / T + 1); oy++)
+        for (int ox = first_window(px, S, T); ox < MIN(OW, px / T + 1); ox++)
             sum = sum + d[(((size_t)n * OH + oy) * OW + ox) * C + c];
     dx[i] = flush_tiny(sum * share);
 }
@@ -287,6 +353,32 @@ void mean_backward_rows(__global const float *restrict d, __global float *restri
     }
     if (oy == OH - 1)
         clear(dx + first + S * row, (H - OH * S) * row);
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void mean_backward_bands(__global const float *restrict d, __global float *restrict dx, SHAPE,
+                         const float share, const int band)
+{
+    const int n = get_global_id(1);
+    const int end = MIN(OH, (int)(get_global_id(0) + 1) * band);
+    const int y0 = get_global_id(0) * band * T;
+    const int y1 = end == OH ? H : end * T;
+    const size_t row = (size_t)W * C;
+    __global float *owned = dx + ((size_t)n * H + y0) * row;
+    clear(owned, (y1 - y0) * row);
+    for (int oy = first_window(y0, S, T); oy < end; oy++)
+        for (int ox = 0; ox < OW; ox++) {
+            __global const float *from = d + (((size_t)n * OH + oy) * OW + ox) * C;
+            for (int py = MAX(y0, oy * T); py < MIN(y1, oy * T + S); py++)
+                for (int kx = 0; kx < S; kx++) {
+                    __global float *out =
+                        dx + ((size_t)n * H + py) * row + (size_t)(ox * T + kx) * C;
+                    for (int c = 0; c < C; c++)
+                        out[c] = out[c] + from[c];
+                }
+        }
+    for (size_t i = 0; i < (y1 - y0) * row; i++)
+        owned[i] = flush_tiny(owned[i] * share);
 }
 
 /* --- whole images: P pixels ------------------------------------------------------------------- */

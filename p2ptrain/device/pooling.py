@@ -1,9 +1,9 @@
 """Launchers of kernels/pool.cl: the largest or mean value of windows, or of whole images.
 
 Arrays are channel-last, (batch, height, width, channels) float32. On a CPU whose contraction
-probe passed, one task takes a row of windows; elsewhere a work-item takes a value. Where windows
-overlap the backward pass is of the second kind everywhere, since a pixel then gathers from
-several of them. The bits are the same.
+probe passed, one task takes a row of windows; elsewhere a work-item takes a value. Where windows do
+not lie side by side, a task of the backward pass takes several rows of them, since those above its
+own reach into its pixels and are searched again. The bits are the same.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 
 from p2ptrain.device.kernels import LOCAL_SIZE, Argument, Launch, ceil_to
 from p2ptrain.device.opencl import DeviceArray
-from p2ptrain.device.operations import Operations
+from p2ptrain.device.operations import TASKS_PER_CORE, Operations
 from p2ptrain.errors import ConfigError
 
 
@@ -164,9 +164,20 @@ def _forward(
 def _backward(
     operations: Operations, kernel: str, shape: PoolShape, arguments: tuple[Argument, ...]
 ) -> list[Launch]:
-    if operations.tile is None or not shape.has_tiled_windows:
+    if operations.tile is None:
         return [_by_element(operations, f"{kernel}_simple", shape.values_in, arguments)]
-    return [_by_row(operations, f"{kernel}_rows", shape, arguments)]
+    if shape.has_tiled_windows:
+        return [_by_row(operations, f"{kernel}_rows", shape, arguments)]
+    band = rows_of_band(shape, operations.device.info.compute_units)
+    size = (-(-shape.out_height // band), shape.batch)
+    arguments = (*arguments, np.int32(band))
+    return [operations.library.launch(f"pool.{kernel}_bands", size, (1, 1), arguments)]
+
+
+def rows_of_band(shape: PoolShape, cores: int) -> int:
+    """Rows of windows in a task of the backward pass: as many as leave some tasks for each core."""
+    bands = min(shape.out_height, -(-TASKS_PER_CORE * cores // shape.batch))
+    return -(-shape.out_height // bands)
 
 
 def _by_element(
