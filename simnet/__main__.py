@@ -8,11 +8,14 @@ import sys
 import time
 from dataclasses import asdict
 
+from simnet.figures import figures
 from simnet.scenarios import SCENARIOS, Outcome, run_seed
 
 
 def main() -> int:
     """Exit status: 0 if every seed held, 1 if one did not."""
+    if sys.argv[1:2] == ["figures"]:
+        return figures(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m simnet", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this seed alone")
     parser.add_argument("--seeds", type=int, help="run seeds FROM .. FROM + SEEDS - 1")

@@ -186,3 +186,6 @@ LISTING_TIMEOUT_S = 60.0  # loading every driver of a machine takes under a seco
 SELFTEST_TIMEOUT_S = 180.0  # under 2 s on a CPU, 33 s on a loaded machine; a simulator takes longer
 ANSWER_BYTES_MAX = 1 << 24  # a device is 2 kB of JSON; what a driver prints is cut here too
 SIT_OUT_VIEWS_MAX = 64  # failed views in a row that a forgetful peer believes in: an hour of 60 s
+
+# --- the grid (swarm/grid.py) --------------------------------------------------------------------
+GRID_ROW_MAX = 32  # members of a row: a longer one buys nothing where 3% are away, and costs more
