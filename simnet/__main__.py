@@ -1,4 +1,7 @@
-"""`python -m simnet`: run one seed and say what happened, or many and say which failed."""
+"""`python -m simnet`: run one seed and say what happened, or many and say which failed.
+
+With a story, a TOML file or the name of a bundled one: what would that run do? (simnet/story.py)
+"""
 
 # ruff: noqa: T201 (what a command says goes to the terminal)
 
@@ -7,17 +10,21 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from simnet.figures import figures
 from simnet.scenarios import SCENARIOS, Outcome, run_seed
+from simnet.story_command import tell
 
 
 def main() -> int:
-    """Exit status: 0 if every seed held, 1 if one did not."""
+    """Exit status: 0 if every seed held, 1 if one did not; of a story see tell()."""
     if sys.argv[1:2] == ["figures"]:
         return figures(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m simnet", description=__doc__)
-    parser.add_argument("--seed", type=int, help="run this seed alone")
+    parser.add_argument("story", nargs="?", help="a story: a TOML file, or a bundled one's name")
+    parser.add_argument("--plot", type=Path, help="with a story: write its curve, a PNG file")
+    parser.add_argument("--seed", type=int, help="run this seed alone; of a story: another seed")
     parser.add_argument("--seeds", type=int, help="run seeds FROM .. FROM + SEEDS - 1")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--peers", type=int, default=0, help="founding members, 1 to 7; 0: drawn")
@@ -25,6 +32,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--log", action="store_true", help="with --seed: print every event")
     options = parser.parse_args()
+    if options.story is not None:
+        return tell(options)
     if options.seeds is None:
         return _one(options)
     return _many(options)

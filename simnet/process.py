@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from simnet.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things take beside local training.
+
+    reduce_s        in the compute process
+    apply_s         until a state that was reduced is on the disk
+    item_timeout_s  for state pieces and reduced shards
+    samples         behind each contribution; 0: drawn
+    """
+
+    reduce_s: float = 0.01
+    apply_s: float = 0.03
+    item_timeout_s: float = 3.0
+    samples: int = 0
+
+
+USUAL_PACE = Pace()
 
 
 class DiedError(Exception):
@@ -51,3 +71,7 @@ class Process:
                 self.alive(action)
 
         self.world.at(at, self.name, in_this_life)
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Do something so many seconds from now, if this life lasts so long."""
+        self.later(self.world.now + delay_s, action)

@@ -29,15 +29,13 @@ from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_root
 from simnet.arithmetic import Arithmetic, state_digest
 from simnet.checkers import Judge
-from simnet.process import Process
+from simnet.process import USUAL_PACE, Pace, Process
 from simnet.storage import Asked, Storage
 from simnet.trace import short
 from simnet.world import World
 
 PING_S = 1.5  # a sign of life at least every 2 s
-REDUCE_S = 0.01  # what the compute process takes
-APPLY_S = 0.03  # until a state that was reduced is on the disk
-ITEM_TIMEOUT_S = 3.0  # for state pieces and reduced shards
+APPLY_S = USUAL_PACE.apply_s
 REVEALS = 800  # more rounds than any run has
 
 
@@ -49,12 +47,14 @@ class Setup:
     judge       the checkers
     arithmetic  what is computed
     genesis     context of the founding block
+    pace        how long things take
     """
 
     world: World
     judge: Judge
     arithmetic: Arithmetic
     genesis: Context
+    pace: Pace = USUAL_PACE
 
 
 class Shell(Process):
@@ -73,7 +73,7 @@ class Shell(Process):
         """
         super().__init__(setup.world, name)
         self.peer: PeerId = config.me
-        self.judge, self.arithmetic = setup.judge, setup.arithmetic
+        self.judge, self.arithmetic, self.pace = setup.judge, setup.arithmetic, setup.pace
         self.config = config
         self.train_s = train_s
         self.reveals = reveals
@@ -99,7 +99,7 @@ class Shell(Process):
         rules = Rules(config.swarm, config.verifier, config.settings)
         self.catchup = catchup.CatchUp(self.peer, rules, history)
         shapes = statesync.Shapes(
-            self.arithmetic.piece_count, len(config.settings.shard_bytes), ITEM_TIMEOUT_S
+            self.arithmetic.piece_count, len(config.settings.shard_bytes), self.pace.item_timeout_s
         )
         self.sync = statesync.StateSync(
             history, self.storage.applied, self.storage.states.keys(), shapes
@@ -216,7 +216,7 @@ class Shell(Process):
                     self._check_piece(effect)
                 case effects.Reduce():
                     self.reducing[effect.block] = effect
-                    self.later(self.world.now + REDUCE_S, lambda e=effect: self._reduce(e))  # type: ignore[misc]
+                    self.after(self.pace.reduce_s, lambda e=effect: self._reduce(e))  # type: ignore[misc]
                 case effects.Apply():
                     self._apply(effect)
                 case effects.Behind(peer, certificate):
@@ -284,7 +284,7 @@ class Shell(Process):
         self.world.record(f"{self.name} applies {short(link.context.block)}")
         self.storage.extend(link)
         if self._candidate() is not None:
-            self.later(self.world.now + APPLY_S, self._apply_candidate)
+            self.after(self.pace.apply_s, self._apply_candidate)
         elif not self.sync.level and effect.context.block not in self.reducing:
             self._do(self.sync.follow(self.world.now))
         self._forget_stale()
@@ -321,7 +321,7 @@ class Shell(Process):
         self.judge.state(self.peer, link, state_digest(self.arithmetic, state))
         storage.apply(block, state, shards)
         for reduce in [r for r in self.reducing.values() if r.parent == block]:
-            self.later(self.world.now + REDUCE_S, lambda e=reduce: self._reduce(e))  # type: ignore[misc]
+            self.after(self.pace.reduce_s, lambda e=reduce: self._reduce(e))  # type: ignore[misc]
         self._train()
 
     def _switch(self, effect: catchup.Switched) -> None:
@@ -386,7 +386,8 @@ class Shell(Process):
         shards = self.arithmetic.contribution(state, self.rng)
         norms2 = tuple(self.arithmetic.norm2(shard) or 0 for shard in shards)
         data = digest("data", block, self.peer.encode())
-        contribution = Contribution(data, self.rng.randint(1, 64), shards, norms2, 1)  # type: ignore[arg-type]
+        samples = self.pace.samples or self.rng.randint(1, 64)
+        contribution = Contribution(data, samples, shards, norms2, 1)  # type: ignore[arg-type]
         self._do(self.averaging.contribute(self.world.now, contribution))
         self._schedule()
 

@@ -46,6 +46,7 @@ class World:
         keep_log  keep a line for every event, for people
         """
         self.encoded = encoded
+        self.events_max = EVENTS_MAX
         self.liars: frozenset[PeerId] = frozenset()
         self.seed = seed
         self.now = 0.0
@@ -114,8 +115,8 @@ class World:
                 continue
             self.now = time
             self.events += 1
-            if self.events > EVENTS_MAX:
-                raise RuntimeError(f"{EVENTS_MAX} events and no end in sight")
+            if self.events > self.events_max:
+                raise RuntimeError(f"{self.events_max} events and no end in sight")
             action()
             if done():
                 return True
