@@ -33,7 +33,7 @@ from p2ptrain.model.batches import Network
 from p2ptrain.model.convnet import ConvNetSpec
 from p2ptrain.model.gpt import GptSpec
 from p2ptrain.model.mlp import ModelSpec
-from p2ptrain.train.engine import check_quantizer
+from p2ptrain.train.compression import check_quantizer
 from p2ptrain.train.local import Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import InnerConfig
 
@@ -108,7 +108,8 @@ def make(name: str, _threads: int, _variant: str) -> Callable[[int], float]:
     The device takes its number of threads from POCL_MAX_PTHREAD_COUNT.
     """
     trainer = make_trainer(name, open_device())
-    self_test(trainer.operations, trainer.network.kernel_files)
+    trainer.plan()
+    self_test(trainer.operations, trainer.operations.library.used)
     check_quantizer(trainer.operations.library)
     start = trainer.initial_parameters()
     order = make_indices(WORKLOADS[name], 64)

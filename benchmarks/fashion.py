@@ -106,7 +106,7 @@ def report(run: Run, recipe: Recipe) -> bool:
         f"{run.training_s:.1f} s ({1e3 * run.training_s / recipe.rounds:.0f} ms each)")  # fmt: skip
     say(f"CPU {run.cpu_s:.0f} s, {run.cpu_s / count:.0f} s a peer; "
         f"the largest process held {run.memory_mb:.0f} MB")  # fmt: skip
-    codec = CODECS[recipe.averaging.bits]
+    codec = CODECS[recipe.averaging.number]
     values = network_of(recipe).layout.padded_size
     floor = recipe.rounds * (count - 1) * codec.shard_bytes(values) / 1e6
     for peer, end in zip(run.peers, done, strict=True):

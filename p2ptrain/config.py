@@ -33,12 +33,16 @@ from p2ptrain.wire.limits import (
     ROUNDS_MAX,
     SHARD_VALUES_MAX,
     SHARDS_MAX,
+    WARMUP_CODEC_NUMBER,
 )
 from p2ptrain.wire.peer_id import public_key_of
 
 # Any change of a summation order, a constant or a codec that changes bits counts this up; peers
 # of another number could never agree with us and are refused (DESIGN section 5).
 ARITHMETIC = 2
+
+FEW_LEVELS = ("int2", "topk")  # codecs whose error feedback does the work of outer momentum
+FEW_LEVELS_WARMUP_ROUNDS = 8  # as many as have the recipe's own norm limit
 
 
 def _empty_or_peer_id(text: str) -> str:
@@ -70,8 +74,18 @@ class OuterSection(Section):
 class AveragingSection(Section):
     """How contributions travel and are averaged."""
 
-    codec: Literal["int4", "int8"] = Field(
-        default="int4", description="int4 with error feedback, or int8 for twice the bytes"
+    codec: Literal["topk", "int2", "int4", "int8"] = Field(
+        default="int4",
+        description="int4 loses nothing; int8: twice the bytes; int2: half; topk: the fewest",
+    )
+    topk: Literal[32, 64, 128, 256, 512] = Field(
+        default=128, description="codec = 'topk' only: values kept of each 4096"
+    )
+    warmup_rounds: int = Field(
+        default=0,
+        ge=0,
+        le=ROUNDS_MAX,
+        description="first rounds, in int8 whatever the codec; int2 and topk: 8 if left out",
     )
     shard_values: int = Field(
         default=SHARD_VALUES_MAX,
@@ -90,10 +104,22 @@ class AveragingSection(Section):
         description="final rounds that a peer contributes to before voting",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_levels_warm_up(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("codec") in FEW_LEVELS:
+            return {"warmup_rounds": FEW_LEVELS_WARMUP_ROUNDS, **given}
+        return given
+
     @property
-    def bits(self) -> int:
-        """Bits of a value in a contribution, by which codecs are called."""
-        return {"int4": 4, "int8": 8}[self.codec]
+    def number(self) -> int:
+        """What a Commit names the codec by."""
+        numbers: dict[str, int] = {"int2": 2, "int4": 4, "int8": 8}
+        return numbers.get(self.codec, CODEC_BLOCK + self.topk)
+
+    def number_after(self, rounds: int) -> int:
+        """What a Commit of the round after so many names its codec by."""
+        return WARMUP_CODEC_NUMBER if rounds < self.warmup_rounds else self.number
 
 
 class AdmissionSection(Section):
@@ -145,6 +171,16 @@ class Recipe(Section):
             raise ValueError(
                 f"model.layers make {count:,} parameters; {SHARDS_MAX} shards of "
                 f"averaging.shard_values = {self.averaging.shard_values:,} hold {largest:,}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _few_levels_go_without_momentum(self) -> Self:
+        codec = self.averaging.codec
+        if codec in FEW_LEVELS and self.outer.optimizer != "plain":
+            raise ValueError(
+                f"averaging.codec = '{codec}' needs outer.optimizer = 'plain': its error feedback "
+                "already adds up over rounds as momentum does, and both at once diverge"
             )
         return self
 

@@ -3,7 +3,7 @@
 The machines handle opaque bytes, so most scenarios use Hashes, an exact stand-in with no vectors
 at all: a reduced shard is the hash of the ordered set that went into it, and a state the hash of
 its history. That is stricter than real sums, for two different sets never give equal bytes. One
-scenario uses Vectors: real int8 or int4 codecs, the real integer mean and float32 parameters.
+scenario each uses Vectors: a real codec, the real integer mean and float32 parameters.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from p2ptrain.compress.blocks import INT8, MalformedShard
-from p2ptrain.compress.codecs import CODECS
+from p2ptrain.compress.codecs import CODECS, WARMUP_CODEC
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.swarm.effects import Term
 from p2ptrain.wire.digest import Digest, digest
@@ -21,6 +21,7 @@ from p2ptrain.wire.messages import Norm2
 from p2ptrain.wire.shards import merkle_root
 
 PIECES = 3  # pieces of a stand-in state: more than one, so that a download can be cut in two
+WARMUP_ROUNDS = 2  # of scenarios with few levels: both codecs come into every run
 SHARDS = 2  # shards of a stand-in contribution
 
 
@@ -30,18 +31,23 @@ class Arithmetic(Protocol):
     shard_bytes: tuple[int, ...]
     piece_count: int
     codec: int
+    warmup_rounds: int
+    warmup_shard_bytes: tuple[int, ...]
 
     def initial(self) -> bytes:
         """The state of the founding block."""
 
-    def contribution(self, state: bytes, rng: random.Random) -> tuple[bytes, ...]:
-        """The shards of one round of local training from a state."""
+    def contribution(self, state: bytes, rng: random.Random, rounds: int) -> tuple[bytes, ...]:
+        """The shards of one round of local training from a state, after so many rounds."""
 
     def norm2(self, shard: bytes) -> Norm2 | None:
         """The squared norm of a shard; None if it is malformed."""
 
     def reduce(self, terms: Sequence[Term]) -> tuple[bytes, ...]:
         """The reduced shards of an ordered set."""
+
+    def steps_off(self, terms: Sequence[Term], reduced: Sequence[bytes]) -> float:
+        """How far a reduction is from the mean, in steps of its encoding: half of one at most."""
 
     def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
         """The next state."""
@@ -62,12 +68,14 @@ class Hashes:
         self.shard_bytes: tuple[int, ...] = (32,) * SHARDS
         self.piece_count = PIECES
         self.codec = 4
+        self.warmup_rounds = 0
+        self.warmup_shard_bytes: tuple[int, ...] = ()
 
     def initial(self) -> bytes:
         """The state of the founding block."""
         return bytes(32 * PIECES)
 
-    def contribution(self, state: bytes, rng: random.Random) -> tuple[bytes, ...]:
+    def contribution(self, state: bytes, rng: random.Random, rounds: int) -> tuple[bytes, ...]:
         """Random norms between 1 and 9 (in units of 2**-64) and random tags."""
         norms = [rng.randrange(1 << 64, 9 << 64) for _ in range(SHARDS)]
         return tuple(norm.to_bytes(16, "big") + rng.randbytes(16) for norm in norms)
@@ -83,6 +91,10 @@ class Hashes:
             for i in range(SHARDS)
         )
 
+    def steps_off(self, terms: Sequence[Term], reduced: Sequence[bytes]) -> float:
+        """Nothing is near here: a hash is right or wrong, and S3 says which."""
+        return 0.0
+
     def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
         """A hash of the state and the reduced shards."""
         root = digest("step", state, *reduced)
@@ -94,37 +106,49 @@ class Hashes:
 
 
 class Vectors:
-    """Real codecs on 4096 parameters: int4 or int8 contributions, int8 sums, float32 states."""
+    """A real codec on 4096 parameters: contributions in it, int8 sums, float32 states."""
 
     values = 4096
 
     def __init__(self, codec: int) -> None:
-        """codec: 4 or 8."""
+        """codec: its number."""
         self.codec = codec
         self.piece_count = 4
         self.shard_bytes: tuple[int, ...] = (CODECS[codec].shard_bytes(self.values),)
+        self.warmup_rounds = 0 if codec in (4, 8) else WARMUP_ROUNDS
+        self.warmup_shard_bytes: tuple[int, ...] = (WARMUP_CODEC.shard_bytes(self.values),)
+        self._of_length = {CODECS[n].shard_bytes(self.values): CODECS[n] for n in CODECS}
 
     def initial(self) -> bytes:
         """Zeros."""
         return bytes(4 * self.values)
 
-    def contribution(self, state: bytes, rng: random.Random) -> tuple[bytes, ...]:
+    def contribution(self, state: bytes, rng: random.Random, rounds: int) -> tuple[bytes, ...]:
         """A pseudo-gradient that pulls every parameter to 1, with noise of a tenth."""
         noise = np.random.default_rng(rng.getrandbits(64)).standard_normal(self.values, np.float32)
         gradient = np.frombuffer(state, "<f4") - np.float32(1) + np.float32(0.1) * noise
-        return (CODECS[self.codec].encode(gradient.astype(np.float32)),)
+        codec = WARMUP_CODEC if rounds < self.warmup_rounds else CODECS[self.codec]
+        return (codec.encode(gradient.astype(np.float32)),)
 
     def norm2(self, shard: bytes) -> Norm2 | None:
         """As the compute process would find it."""
         try:
-            return Norm2(CODECS[self.codec].squared_norm(shard))
+            return Norm2(self._of_length[len(shard)].squared_norm(shard))
         except MalformedShard:
             return None
 
     def reduce(self, terms: Sequence[Term]) -> tuple[bytes, ...]:
         """The canonical integer mean."""
-        codec = CODECS[self.codec]
+        codec = self._of_length[len(terms[0].shards[0])]
         return (reduce_shard(codec, [WeightedShard(t.factor, t.shards[0]) for t in terms]),)
+
+    def steps_off(self, terms: Sequence[Term], reduced: Sequence[bytes]) -> float:
+        """Beside the mean in float64, which is what the integers stand for."""
+        total = sum(term.factor for term in terms)
+        decode = self._of_length[len(terms[0].shards[0])].decode
+        weighted = (t.factor / total * decode(t.shards[0]).astype(np.float64) for t in terms)
+        error = np.abs(sum(weighted) - INT8.decode(reduced[0])).max()
+        return float(error / INT8.quantised(reduced[0]).scales.max())
 
     def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
         """The plain outer step with learning rate 1."""

@@ -59,7 +59,7 @@ class Scenario:
     name     for people and for `--scenario`
     draw     the plan of a seed; the number is that of founding members, 0: draw it too
     rounds   rounds in the run's recipe
-    codec    0: the stand-in for sums; 4 or 8: real vectors in that codec
+    codec    0: the stand-in for sums; else real vectors in the codec of that number
     encoded  put every message through the wire's codec
     """
 
@@ -108,6 +108,8 @@ SCENARIOS = {
         Scenario("encoded", draw_crash, encoded=True),
         Scenario("int4", draw_quiet, codec=4),
         Scenario("int8", draw_quiet, codec=8),
+        Scenario("int2", draw_quiet, codec=2),
+        Scenario("topk", draw_quiet, codec=4096 + 128),
         Scenario("finish", draw_crash, rounds=6),
         Scenario("blackout", draw_blackout, rounds=6),
         Scenario("restored", draw_restored),
@@ -121,6 +123,7 @@ DRAWN = (
     *("join",) * 3,
     *("storm",) * 2,
     *("pair", "pair", "split", "split", "finish", "encoded", "int4", "int8"),
+    *("int2", "topk"),
     *("blackout", "restored") * 2,
 )
 
@@ -181,6 +184,8 @@ class Run:
             weight_max=64,
             norm_max2=1 << 80,
             voter_after=0,
+            warmup_rounds=self.arithmetic.warmup_rounds,
+            warmup_shard_bytes=self.arithmetic.warmup_shard_bytes,
         )
 
     def go(self) -> None:

@@ -383,7 +383,7 @@ class Shell(Process):
         if block != tip or self.storage.applied != tip or self.averaging is None:
             return
         state = self.storage.states[block]
-        shards = self.arithmetic.contribution(state, self.rng)
+        shards = self.arithmetic.contribution(state, self.rng, self.storage.history.tip.rounds)
         norms2 = tuple(self.arithmetic.norm2(shard) or 0 for shard in shards)
         data = digest("data", block, self.peer.encode())
         samples = self.pace.samples or self.rng.randint(1, 64)

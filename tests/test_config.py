@@ -30,8 +30,9 @@ learning_rate = 0.1
 batch = 8
 local_steps = 2
 """
+FEW = "[averaging]\ncodec = '{}'\n[outer]\noptimizer = 'nesterov'\nmomentum = 0.5\n"
 # The canonical bytes are what swarm ids are made of: a change here renames every swarm.
-MINIMAL_ID = "bafkreicmmfbi4krzw72ykjzn2ttvuicilka375bqdofj7v64hldtlfw2n4"
+MINIMAL_ID = "bafkreif6rpys2td7bzuqdzjsroqigywczobsm5n3hbu7oxbvicczrb6y5e"
 
 
 def changed(old: str, new: str) -> str:
@@ -96,7 +97,10 @@ def test_canonical_bytes_give_the_recipe_back(
         (changed(DATA, "Qmnope"), "data.cid = 'Qmnope': .*bafkrei"),
         (changed('"first"', '"\\u001b[31m"'), "name = .*pattern"),
         (MINIMAL + "[averaging]\nshard_values = 5000\n", "shard_values = 5000: .*multiple of 4096"),
-        (MINIMAL + "[averaging]\ncodec = 'int2'\n", "codec = 'int2': .*'int4' or 'int8'"),
+        (MINIMAL + "[averaging]\ncodec = 'int3'\n", "codec = 'int3': .*'topk', 'int2', 'int4'"),
+        (MINIMAL + "[averaging]\ncodec = 'topk'\ntopk = 100\n", "topk = 100: .*64, 128, 256"),
+        (MINIMAL + FEW.format("int2"), "'int2' needs outer.optimizer = 'plain': .*both at once"),
+        (MINIMAL + FEW.format("topk"), "'topk' needs outer.optimizer = 'plain': .*both at once"),
         (MINIMAL + "[outer]\nmomentum = 0.5\n", "outer = .*plain has no momentum"),
         (MINIMAL + "[outer]\noptimizer = 'nesterov'\nmomentum = 0.95\n", "momentum = 0.95: .*0.9"),
         (MINIMAL + "[admission]\nmode = 'invite'\n", "admission.mode = 'invite': .*'open'"),
@@ -264,3 +268,19 @@ def test_a_document_has_one_encoding_and_comes_back(tree: object) -> None:
 def test_a_document_in_another_form_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="no canonical document"):
         unpack_document(content)
+
+
+@pytest.mark.parametrize(("codec", "rounds"), [("int8", 0), ("int4", 0), ("int2", 8), ("topk", 8)])
+def test_few_levels_warm_up_unless_the_recipe_says_otherwise(codec: str, rounds: int) -> None:
+    recipe = Recipe.from_toml(MINIMAL + f"[averaging]\ncodec = '{codec}'\n")
+    assert recipe.averaging.warmup_rounds == rounds
+    assert Recipe.from_canonical(recipe.canonical) == recipe
+    other = Recipe.from_toml(MINIMAL + f"[averaging]\ncodec = '{codec}'\nwarmup_rounds = 3\n")
+    assert other.averaging.warmup_rounds == 3
+    assert Recipe.from_canonical(other.canonical) == other
+
+
+def test_the_codec_of_a_round_follows_from_the_recipe_and_the_round() -> None:
+    text = MINIMAL + "[averaging]\ncodec = 'topk'\ntopk = 64\nwarmup_rounds = 2\n"
+    averaging = Recipe.from_toml(text).averaging
+    assert [averaging.number_after(rounds) for rounds in range(4)] == [8, 8, 4160, 4160]

@@ -1,14 +1,16 @@
-"""kernels/quantize.cl has the bits of its numpy twin. protocol/codecs.md sections 3 and 5."""
+"""The quantising kernels have the bits of their numpy twins. protocol/codecs.md 3 and 5."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from p2ptrain.compress.blocks import INT4, INT8, TINY, BlockCodec
+from p2ptrain.compress.blocks import INT8, TINY, BlockCodec
+from p2ptrain.compress.codecs import CODECS
 from p2ptrain.compress.feedback import quantise_with_feedback
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.quantize import Quantizer
+from p2ptrain.train.compression import rule_of
 from p2ptrain.wire.limits import CODEC_BLOCK
 
 BLOCKS = 64
@@ -37,9 +39,9 @@ def awkward(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return gradient, residual
 
 
-@pytest.mark.parametrize("codec", [INT4, INT8], ids=["int4", "int8"])
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_the_kernel_has_the_bits_of_its_twin(library: KernelLibrary, codec: BlockCodec) -> None:
-    quantizer = Quantizer(library, VALUES, codec.peak)
+    quantizer = Quantizer(library, VALUES, rule_of(codec))
     for seed in range(3):
         gradient, residual = awkward(seed)
         q, scales, lost = quantizer.quantise(gradient, residual)
@@ -49,10 +51,13 @@ def test_the_kernel_has_the_bits_of_its_twin(library: KernelLibrary, codec: Bloc
         assert lost.tobytes() == twin_lost.tobytes()
 
 
+@pytest.mark.parametrize("codec", [INT8, CODECS[2], CODECS[4096 + 32]], ids=["8", "2", "topk"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_block_that_is_not_finite_has_a_scale_of_nan(library: KernelLibrary, bad: float) -> None:
+def test_a_block_that_is_not_finite_has_a_scale_of_nan(
+    library: KernelLibrary, codec: BlockCodec, bad: float
+) -> None:
     gradient = np.ones(2 * CODEC_BLOCK, np.float32)
     gradient[CODEC_BLOCK + 77] = bad
-    quantizer = Quantizer(library, gradient.size, INT8.peak)
+    quantizer = Quantizer(library, gradient.size, rule_of(codec))
     _, scales, _ = quantizer.quantise(gradient, np.zeros_like(gradient))
     assert np.isfinite(scales).tolist() == [True, False]

@@ -23,7 +23,7 @@ from p2ptrain.device.operations import Operations
 from p2ptrain.device.selftest import self_test
 from p2ptrain.device.survey import survey
 from p2ptrain.errors import DeviceError
-from p2ptrain.train.engine import check_quantizer
+from p2ptrain.train.compression import check_quantizer
 from p2ptrain.wire.limits import ANSWER_BYTES_MAX
 
 

@@ -1,11 +1,13 @@
-"""Block formats int8 and int4: q x scale, one scale for CODEC_BLOCK values. protocol/codecs.md.
+"""Blocks of small integers with one scale: what all codecs have in common. protocol/codecs.md.
 
 A shard of n values (a multiple of CODEC_BLOCK) is its n / CODEC_BLOCK scales, float32-LE, and
-then its q, one byte (int8) or one nibble (int4) a value. The format is canonical: a shard that
-`quantised` accepts is the only encoding of its numbers q x scale.
+then its q: one byte (int8), four bits (int4), two bits (int2), or the places and values of the few
+that are not 0 (topk). The format is canonical: a shard that `quantised` accepts is the only
+encoding of its numbers q x scale.
 
-Encoding is made of + - * , comparisons, rint and one correctly rounded division a block, so that
-kernels/quantize.cl has the same bits on every device:
+How values become q is the codec's rule. int8 and int4 (here) are made of + - * , comparisons, rint
+and one correctly rounded division a block, so that kernels/quantize.cl has the same bits on every
+device; int2 and topk are in levels.py:
 
     peak   = max |x| of the block, +0 if below TINY
     scale  = peak * fl(1 / PEAK)             PEAK: 127 (int8) or 7 (int4)
@@ -19,6 +21,7 @@ Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022, arXiv:2110.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,49 +77,75 @@ def _unpack_bytes(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
     return packed.view(np.int8)
 
 
-def _pack_nibbles(q: NDArray[np.int8]) -> bytes:
-    # Halves of a block side by side, not neighbours: both sides of the cut are contiguous.
-    low, high = np.split(q.view(np.uint8), 2, axis=1)
-    return (low & 15 | high << 4).tobytes()
+def pack_parts(q: NDArray[np.int8], bits: int) -> bytes:
+    """Several q a byte, two's complement of so many bits: 4 or 2.
+
+    Parts of a block side by side, not neighbours: both sides of a cut are contiguous.
+    """
+    parts = np.split(q.view(np.uint8) & ((1 << bits) - 1), 8 // bits, axis=1)
+    packed = np.zeros_like(parts[0])
+    for number, part in enumerate(parts):
+        packed |= part << (number * bits)
+    content: bytes = packed.tobytes()
+    return content
 
 
-def _unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    # A shift of int8 keeps the sign, so the pair of shifts extends a nibble to eight bits.
-    low = (packed << 4).view(np.int8) >> 4
-    high = packed.view(np.int8) >> 4
-    return np.concatenate((low, high), axis=1)
+def unpack_parts(packed: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:
+    """What pack_parts packed."""
+    # A shift of int8 keeps the sign, so the pair of shifts extends a part to eight bits.
+    above = 8 - bits
+    parts = [(packed << (above - at)).view(np.int8) >> above for at in range(0, 8, bits)]
+    return np.concatenate(parts, axis=1)
+
+
+def _quantise_to_peak(blocks: NDArray[np.float32], peak: int) -> Quantised:
+    peaks = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+    if not np.isfinite(peaks).all():
+        raise NotFinite("values to encode are not finite")
+    scales = np.where(peaks < TINY, np.float32(0), peaks * np.float32(1 / peak))
+    divisors = np.where(scales > 0, scales, np.float32(1))
+    inverses = np.where(scales > 0, np.float32(1) / divisors, np.float32(0))
+    q = np.rint(blocks * inverses[:, None]).astype(np.int8)
+    return Quantised(q, scales.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCodec:
-    """A block format of `bits` bits a value, whose q lie in [-peak, peak]."""
+    """A way of writing blocks.
 
-    bits: int
+    number        what a Commit names it by
+    peak          the largest magnitude of a q; a block has a q of that size, or only zeros
+    block_bytes   of a block's q
+    round_blocks  (n_blocks, CODEC_BLOCK) float32 to blocks; raises NotFinite
+    pack          q to bytes
+    unpack        (n_blocks, block_bytes) uint8 to q; raises MalformedShard (codecs 4.3)
+    kept          values of a block that are not 0, at the most; 0: any number
+    decay         what is left of the residual of error feedback after a round
+    reset_rounds  rounds after which that residual is forgotten; 0: never
+    """
+
+    number: int
     peak: int
+    block_bytes: int
+    round_blocks: Callable[[NDArray[np.float32]], Quantised]
     pack: Callable[[NDArray[np.int8]], bytes]
     unpack: Callable[[NDArray[np.uint8]], NDArray[np.int8]]
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of a block's q."""
-        return CODEC_BLOCK * self.bits // 8
+    kept: int = 0
+    decay: float = 1.0
+    reset_rounds: int = 0
 
     def shard_bytes(self, values: int) -> int:
         """Length of a shard of this many values, a multiple of CODEC_BLOCK."""
         assert values % CODEC_BLOCK == 0, "vectors are padded to whole blocks"
         return values // CODEC_BLOCK * (SCALE_BYTES + self.block_bytes)
 
+    def values(self, shard_bytes: int) -> int:
+        """Values of a shard of this length."""
+        return shard_bytes // (SCALE_BYTES + self.block_bytes) * CODEC_BLOCK
+
     def quantise(self, values: NDArray[np.float32]) -> Quantised:
         """Round values, (n,) float32, n a multiple of CODEC_BLOCK. Raises NotFinite."""
-        blocks = values.reshape(-1, CODEC_BLOCK)
-        peaks = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
-        if not np.isfinite(peaks).all():
-            raise NotFinite("values to encode are not finite")
-        scales = np.where(peaks < TINY, np.float32(0), peaks * np.float32(1 / self.peak))
-        divisors = np.where(scales > 0, scales, np.float32(1))
-        inverses = np.where(scales > 0, np.float32(1) / divisors, np.float32(0))
-        q = np.rint(blocks * inverses[:, None]).astype(np.int8)
-        return Quantised(q, scales.astype(np.float32))
+        return self.round_blocks(values.reshape(-1, CODEC_BLOCK))
 
     def join(self, quantised: Quantised) -> bytes:
         """The shard of some blocks."""
@@ -132,9 +161,12 @@ class BlockCodec:
         if rest or not blocks:
             raise MalformedShard("codecs 4.1", f"{len(shard)} bytes are no whole blocks")
         scales = np.frombuffer(shard, "<f4", blocks).astype(np.float32)
+        zero = scales.view(np.uint32) == 0  # the bits of +0: not -0
+        if not (zero | (np.isfinite(scales) & (scales >= SCALE_MIN))).all():
+            raise MalformedShard("codecs 4.2", "a scale is neither +0 nor a number >= 2**-70")
         packed = np.frombuffer(shard, np.uint8, offset=blocks * SCALE_BYTES)
         q = self.unpack(packed.reshape(blocks, self.block_bytes))
-        self._check(q, scales)
+        self._check(q, zero)
         return Quantised(q, scales)
 
     def decode(self, shard: bytes) -> NDArray[np.float32]:
@@ -159,10 +191,7 @@ class BlockCodec:
             raise MalformedShard("codecs 4.6", "the squared norm does not fit 128 bits")
         return norm2
 
-    def _check(self, q: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
-        zero = scales.view(np.uint32) == 0  # the bits of +0: not -0
-        if not (zero | (np.isfinite(scales) & (scales >= SCALE_MIN))).all():
-            raise MalformedShard("codecs 4.2", "a scale is neither +0 nor a number >= 2**-70")
+    def _check(self, q: NDArray[np.int8], zero: NDArray[np.bool_]) -> None:
         peaks = np.maximum(q.max(axis=1).astype(np.int16), -q.min(axis=1).astype(np.int16))
         if (peaks > self.peak).any():
             raise MalformedShard("codecs 4.3", f"a q lies outside [-{self.peak}, {self.peak}]")
@@ -181,5 +210,14 @@ def split_scales(
     return mantissas, np.where(mantissas > 0, exponents.astype(np.int64) - 24, 0)
 
 
-INT8 = BlockCodec(8, 127, _pack_bytes, _unpack_bytes)
-INT4 = BlockCodec(4, 7, _pack_nibbles, _unpack_nibbles)
+INT8 = BlockCodec(
+    8, 127, CODEC_BLOCK, partial(_quantise_to_peak, peak=127), _pack_bytes, _unpack_bytes
+)
+INT4 = BlockCodec(
+    4,
+    7,
+    CODEC_BLOCK // 2,
+    partial(_quantise_to_peak, peak=7),
+    partial(pack_parts, bits=4),
+    partial(unpack_parts, bits=4),
+)

@@ -1,6 +1,6 @@
 """Error feedback: what rounding lost in one round is added to the next. protocol/codecs.md 5.
 
-    sum       = gradient + residual            each value rounded once, to float32
+    sum       = gradient + decay * residual    each operation rounded, to float32; topk: decay 0.95
     blocks    = quantise(sum)
     residual' = sum - fl(q * scale)            two roundings; +0 where below TINY
 
@@ -8,7 +8,7 @@ All functions are pure. A contribution that is discarded leaves no trace if its 
 old residual, so the loss of a round costs the round and nothing else.
 
 Seide et al., 1-Bit Stochastic Gradient Descent, 2014; Karimireddy et al., Error Feedback Fixes
-SignSGD, 2019, arXiv:1901.09847, with decay 1.
+SignSGD, 2019, arXiv:1901.09847.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from p2ptrain.wire.limits import CODEC_BLOCK
 def quantise_with_feedback(
     codec: BlockCodec, gradient: NDArray[np.float32], residual: NDArray[np.float32]
 ) -> tuple[Quantised, NDArray[np.float32]]:
-    """Round gradient + residual; the numpy twin of quantize_feedback in kernels/quantize.cl.
+    """Round gradient + residual; the numpy twin of kernels/quantize.cl and quantize_few.cl.
 
     Args:
       codec     whose q
@@ -37,7 +37,7 @@ def quantise_with_feedback(
     Raises NotFinite.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # quantise refuses what is not finite
-        total = gradient + residual
+        total = gradient + np.float32(codec.decay) * residual
     quantised = codec.quantise(total)
     lost = total - quantised.values()
     return quantised, np.where(np.abs(lost) < TINY, np.float32(0), lost)

@@ -143,7 +143,7 @@ class Machines(Following[Compute]):
 
     async def _check_piece(self, effect: CheckPiece) -> None:
         piece = effect.piece
-        codec = CODECS[self.averaging.config.settings.codec]
+        codec = CODECS[effect.codec]
         norm2: Norm2 | None
         try:
             # A thread costs more than a small piece: 38 us for 4096 values.

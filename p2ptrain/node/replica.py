@@ -43,7 +43,7 @@ class Replica:
         self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
         values = self._layout.padded_size
         lengths = shard_lengths(values, recipe.averaging.shard_values)
-        codec = CODECS[recipe.averaging.bits]
+        codec = CODECS[recipe.averaging.number]
         self.shard_bytes = tuple(codec.shard_bytes(length) for length in lengths)
         self.state_bytes = 4 * values * self._outer.vectors
         self._reduced_bytes = [REDUCED_CODEC.shard_bytes(length) for length in lengths]

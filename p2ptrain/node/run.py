@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from p2ptrain.compress.codecs import CODECS, WARMUP_CODEC
 from p2ptrain.config import Recipe
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.errors import ConfigError
@@ -125,14 +126,21 @@ def local_steps_of(recipe: Recipe, wanted: int | None) -> int:
 
 
 def settings_of(recipe: Recipe, shard_bytes: tuple[int, ...]) -> Settings:
-    """What the averaging machine must know of a recipe."""
+    """What the averaging machine must know of a recipe.
+
+    shard_bytes  of each shard in the recipe's codec
+    """
+    number = recipe.averaging.number
+    codec = CODECS[number]
     return Settings(
-        codec=recipe.averaging.bits,
+        codec=number,
         shard_bytes=shard_bytes,
         rounds=recipe.rounds,
         weight_max=recipe.inner.batch * recipe.inner.local_steps,
         norm_max2=floor(recipe.averaging.norm_max**2 * 2.0**64),
         voter_after=recipe.averaging.voter_after,
+        warmup_rounds=recipe.averaging.warmup_rounds,
+        warmup_shard_bytes=tuple(WARMUP_CODEC.shard_bytes(codec.values(n)) for n in shard_bytes),
     )
 
 

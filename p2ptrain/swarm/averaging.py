@@ -232,7 +232,7 @@ class Averaging(Showing):
             parent=self.context.block,
             base_state=self.context.state,
             data=contribution.data,
-            codec=self.config.settings.codec,
+            codec=self._exchange.codec,
             weight=contribution.weight,
             root=merkle_root(contribution.shards),
             norms2=contribution.norms2,

@@ -23,7 +23,7 @@ from p2ptrain.errors import LocalProtocolError
 from p2ptrain.swarm.weights import limit2_of_round, norm2_max_of_round
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import JOIN_AGE_BLOCKS_MAX, LIMIT_ROUNDS
+from p2ptrain.wire.limits import JOIN_AGE_BLOCKS_MAX, LIMIT_ROUNDS, WARMUP_CODEC_NUMBER
 from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Join, Norm2, Vote
 from p2ptrain.wire.peer_id import PeerId
 
@@ -34,12 +34,14 @@ ABSENT_BLOCKS_MAX = 2  # consecutive ROUND blocks without a contribution, and a 
 class Settings:
     """What the recipe says about averaging; the same on all peers.
 
-    codec        4: int4 blocks, 8: int8 blocks
-    shard_bytes  the size of each shard of a contribution in that codec
-    rounds       ROUND blocks in the run
-    weight_max   the most samples that one contribution may claim
-    norm_max2    limit of the squared norm in the first 8 rounds, units of 2**-64
-    voter_after  certified contributions after which a member votes; 0: at once
+    codec               number of the codec of contributions (wire/limits.py: CODEC_NUMBERS)
+    shard_bytes         the size of each shard of a contribution in that codec
+    rounds              ROUND blocks in the run
+    weight_max          the most samples that one contribution may claim
+    norm_max2           limit of the squared norm in the first 8 rounds, units of 2**-64
+    voter_after         certified contributions after which a member votes; 0: at once
+    warmup_rounds       rounds at the start whose contributions are in int8
+    warmup_shard_bytes  the size of each shard of those
     """
 
     codec: int
@@ -48,6 +50,16 @@ class Settings:
     weight_max: int
     norm_max2: int
     voter_after: int
+    warmup_rounds: int = 0
+    warmup_shard_bytes: tuple[int, ...] = ()
+
+    def codec_after(self, rounds: int) -> int:
+        """Number of the codec of contributions to the round after so many."""
+        return WARMUP_CODEC_NUMBER if rounds < self.warmup_rounds else self.codec
+
+    def shard_bytes_after(self, rounds: int) -> tuple[int, ...]:
+        """The size of each shard of a contribution to the round after so many."""
+        return self.warmup_shard_bytes if rounds < self.warmup_rounds else self.shard_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Contributions:
         settings, signer = self._rules.settings, member.peer
         if commit.base_state != self._context.state:
             raise RemoteProtocolError(signer, "averaging 2.1", "another base state")
-        if commit.codec != settings.codec:
+        if commit.codec != settings.codec_after(self._context.rounds):
             raise RemoteProtocolError(signer, "averaging 2.2", f"codec {commit.codec}")
         if len(commit.norms2) != len(settings.shard_bytes):
             raise RemoteProtocolError(signer, "averaging 2.3", f"{len(commit.norms2)} shards")
@@ -152,7 +152,7 @@ class Contributions:
         latter is held against contributors only: an honest relayer may hold another commit of a
         liar than we do.
         """
-        sizes = self._rules.settings.shard_bytes
+        sizes = self._rules.settings.shard_bytes_after(self._context.rounds)
         if piece.shard >= len(sizes) or len(piece.data) != sizes[piece.shard]:
             raise RemoteProtocolError(sender, "averaging 3.5", f"shard {piece.shard}")
         open_places = False

@@ -336,7 +336,7 @@ class Deciding(Standing):
             return None
         self._reducing.add(name)
         terms = self._exchange.held.terms(block, self.context.limits)
-        return [Reduce(name, block.parent, terms, self.config.settings.codec)]
+        return [Reduce(name, block.parent, terms, self._exchange.codec)]
 
     def _is_supported(self, block: Block) -> bool:
         """Whether all entries are held whole and say what their commits say (rule 5.5)."""

@@ -56,10 +56,13 @@ class CheckPiece:
     """Decode the piece, and call piece_checked(now, sender, piece, norm2) with its squared norm.
 
     norm2 is None if the bytes are malformed or not finite (protocol/codecs.md section 4).
+
+    codec  number of the piece's codec
     """
 
     sender: PeerId
     piece: Piece
+    codec: int
 
 
 @dataclass(frozen=True, slots=True)

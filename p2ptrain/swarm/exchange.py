@@ -53,6 +53,11 @@ class Exchange:
         self.haves: dict[PeerId, frozenset[Digest]] = {}
 
     @property
+    def codec(self) -> int:
+        """Number of the codec of these contributions."""
+        return self._config.settings.codec_after(self._context.rounds)
+
+    @property
     def _others(self) -> list[PeerId]:
         return [p for p in self._voters if p != self._config.me]
 
@@ -113,7 +118,7 @@ class Exchange:
             return []
         held.checking.add(piece.shard)
         held.proofs[piece.shard] = piece.proof
-        return [CheckPiece(sender, piece)]
+        return [CheckPiece(sender, piece, self.codec)]
 
     def have(self, voter: PeerId, have: Have) -> None:
         """Note what a voter holds. It only ever grows, so the longer of two is the newer one."""

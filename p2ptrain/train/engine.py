@@ -12,23 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from p2ptrain.compress.blocks import INT4, INT8, BlockCodec, MalformedShard, NotFinite, Quantised
+from p2ptrain.compress.blocks import MalformedShard, NotFinite
 from p2ptrain.compress.codecs import CODECS, REDUCED_CODEC, Codec
-from p2ptrain.compress.feedback import (
-    cut_shards,
-    join_values,
-    quantise_with_feedback,
-    shard_lengths,
-)
+from p2ptrain.compress.feedback import join_values, shard_lengths
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.config import Recipe
-from p2ptrain.device.kernels import KernelLibrary, source_folder
+from p2ptrain.device.kernels import source_folder
 from p2ptrain.device.opencl import open_device
-from p2ptrain.device.quantize import Quantizer
 from p2ptrain.device.selftest import self_test
-from p2ptrain.errors import DeviceError
 from p2ptrain.model.networks import network_of
 from p2ptrain.train import worker_messages as wire
+from p2ptrain.train.compression import Compressor
 from p2ptrain.train.local import RoundMoment, Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import (
     InnerState,
@@ -39,10 +33,8 @@ from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes
 from p2ptrain.train.settings import inner_config, presentation
 from p2ptrain.train.states import Local, States, UnknownBlock
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import CODEC_BLOCK
 from p2ptrain.wire.shards import merkle_root
 
-BLOCK_CODECS: dict[int, BlockCodec] = {4: INT4, 8: INT8}
 NORM2_BYTES = 16
 
 
@@ -58,7 +50,6 @@ class Engine:
         cache = Path(spec.kernel_cache) if spec.kernel_cache else None
         device = open_device(spec.device or None, cache)
         operations = open_operations(device, cache)
-        library = operations.library
         network = network_of(recipe)
         self._trainer = Trainer(
             operations,
@@ -72,16 +63,17 @@ class Engine:
         self._phases = tuple(accumulate((phase.rounds for phase in recipe.phases), initial=0))
         started = time.monotonic()
         self_test(operations, network.kernel_files)
-        check_quantizer(library)
-        self_test_ms = 1000 * (time.monotonic() - started)
         self._layout = network.layout
-        self._codec = BLOCK_CODECS[recipe.averaging.bits]
-        self._shard_values = recipe.averaging.shard_values
+        self._compressor = Compressor(
+            operations.library, recipe.averaging, self._layout.padded_size
+        )
+        self._compressor.check()
+        self_test_ms = 1000 * (time.monotonic() - started)
         outer = recipe.outer
         self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
         self._new_inner = self._trainer.inner_state()
-        self._lengths = shard_lengths(self._layout.padded_size, self._shard_values)
-        self._quantizer = Quantizer(library, self._layout.padded_size, self._codec.peak)
+        self._lengths = shard_lengths(self._layout.padded_size, recipe.averaging.shard_values)
+        codec = CODECS[recipe.averaging.number]
         self._states: States[InnerState] | None = None
         self.opened = wire.Opened(
             device.info.name,
@@ -89,7 +81,7 @@ class Engine:
             self_test_ms,
             self._layout.size,
             4 * self._layout.padded_size * self._outer.vectors,
-            tuple(self._codec.shard_bytes(length) for length in self._lengths),
+            tuple(codec.shard_bytes(length) for length in self._lengths),
         )
 
     @property
@@ -164,10 +156,11 @@ class Engine:
         )
         if stopped:
             return wire.Cancelled()
-        shards, residual = self._compress(result.gradient, local.residual)
+        compressor, rounds = self._compressor, request.round
+        shards, residual = compressor.compress(result.gradient, local.residual, rounds)
         # The base may have moved on in between; a contribution is still one to its parent.
         chain.contribute(base, Local(residual, self._trainer.inner_state()))
-        norms2 = [self._codec.squared_norm(shard) for shard in shards]
+        norms2 = [compressor.codec_after(rounds).squared_norm(shard) for shard in shards]
         return wire.Trained(
             parent=base,
             base_state=candidate.digest,
@@ -215,12 +208,6 @@ class Engine:
             raise MalformedShard("codecs 5", f"a residual has {values} finite values")
         self._chain.take(request.block, Local(residual, inner))
 
-    def _compress(self, gradient: Vector, residual: Vector) -> tuple[tuple[bytes, ...], Vector]:
-        q, scales, lost = self._quantizer.quantise(gradient, residual)
-        if not np.isfinite(scales).all():
-            raise NotFinite("the pseudo-gradient is not finite: the training has diverged")
-        return cut_shards(self._codec, Quantised(q, scales), self._shard_values), lost
-
     def _reduce(self, request: wire.ReduceSet) -> wire.Answer:
         self._chain.find(request.parent)  # before the work
         codec = CODECS[request.codec]
@@ -258,34 +245,11 @@ class Engine:
         return wire.Evaluated(evaluation.loss, evaluation.accuracy, evaluation.count)
 
 
-def check_quantizer(library: KernelLibrary) -> None:
-    """Hold the device's quantiser to its numpy twin. Raises DeviceError."""
-    # Sizes from 2**-75 to 2**60, signs in turn; the last block is all zeros.
-    steps = np.arange(3 * CODEC_BLOCK, dtype=np.float32)
-    sizes = np.ldexp(np.float32(1), np.linspace(-75, 60, steps.size).astype(np.int32))
-    gradient = (np.where(steps % 2 == 0, steps, -steps) * sizes).astype(np.float32)
-    gradient[2 * CODEC_BLOCK :] = 0
-    residual = gradient[::-1].copy()
-    residual[2 * CODEC_BLOCK :] = 0
-    for codec in BLOCK_CODECS.values():
-        q, scales, lost = Quantizer(library, gradient.size, codec.peak).quantise(gradient, residual)
-        twin, twin_lost = quantise_with_feedback(codec, gradient, residual)
-        if not (
-            np.array_equal(q, twin.q)
-            and np.array_equal(scales, twin.scales)
-            and np.array_equal(lost, twin_lost)
-        ):
-            raise DeviceError(
-                f"{library.device.info.title} quantises with other bits than the rules say: its "
-                "contributions would differ from what is checked; choose another device with "
-                "P2PTRAIN_DEVICE"
-            )
-
-
 def cache_mark(spec: wire.ComputeSpec) -> str:
     """Name of the file that says: the kernels of this network are compiled for this device."""
     sources = [path.read_bytes() for path in sorted(source_folder().glob("*.cl"))]
     recipe = Recipe.from_canonical(spec.recipe)
     parts = (recipe.model, recipe.inner.batch, recipe.inner.optimizer, recipe.phases, spec.device)
-    settings = repr((*parts, recipe.averaging.codec)).encode()
+    averaging = recipe.averaging
+    settings = repr((*parts, averaging.codec, averaging.warmup_rounds > 0)).encode()
     return f"compiled-{digest('kernels', settings, *sources).hex()[:32]}"

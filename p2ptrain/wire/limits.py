@@ -187,5 +187,10 @@ SELFTEST_TIMEOUT_S = 180.0  # under 2 s on a CPU, 33 s on a loaded machine; a si
 ANSWER_BYTES_MAX = 1 << 24  # a device is 2 kB of JSON; what a driver prints is cut here too
 SIT_OUT_VIEWS_MAX = 64  # failed views in a row that a forgetful peer believes in: an hour of 60 s
 
+# --- codecs ------------------------------------------------------------------------------------
+TOPK_KEPT = (32, 64, 128, 256, 512)  # of 4096: fewer starve a short run, more cost as much as int2
+CODEC_NUMBERS = (2, 4, 8, *(CODEC_BLOCK + kept for kept in TOPK_KEPT))  # codecs.md, Parameters
+WARMUP_CODEC_NUMBER = 8  # int8: as exact as float32 in every test, while the state moves most
+
 # --- the grid (swarm/grid.py) --------------------------------------------------------------------
 GRID_ROW_MAX = 32  # members of a row: a longer one buys nothing where 3% are away, and costs more

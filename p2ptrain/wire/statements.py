@@ -21,6 +21,7 @@ from p2ptrain.wire.digest import ZERO_DIGEST, Digest
 from p2ptrain.wire.fields import AtMost, Exactly, Only
 from p2ptrain.wire.limits import (
     CHANGES_PER_BLOCK_MAX,
+    CODEC_NUMBERS,
     LOCAL_STEPS_MAX,
     ROSTER_MAX,
     SHARDS_MAX,
@@ -167,7 +168,7 @@ class Commit:
     parent       digest of that block
     base_state   state digest that the local steps started from
     data         digest of the sample indices that were drawn
-    codec        4: int4 blocks, 8: int8 blocks
+    codec        8: int8, 4: int4, 2: int2, 4096 + k: topk with k values of a block
     weight       samples = batch x steps done, >= 1
     root         Merkle root of the shards
     norms2       squared norm of each shard; its length is the number of shards
@@ -186,7 +187,7 @@ class Commit:
     local_steps: int
 
     def __post_init__(self) -> None:
-        check(self.codec in (4, 8), f"no codec has the number {self.codec}")
+        check(self.codec in CODEC_NUMBERS, f"no codec has the number {self.codec}")
         check(1 <= self.weight <= WEIGHT_MAX, "a weight outside 1..WEIGHT_MAX")
         check(bool(self.norms2), "a contribution without shards")
         check(sum(self.norms2) < 1 << 128, "a squared norm of the whole above 2**128")
