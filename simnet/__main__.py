@@ -1,6 +1,7 @@
 """`python -m simnet`: run one seed and say what happened, or many and say which failed.
 
 With a story, a TOML file or the name of a bundled one: what would that run do? (simnet/story.py)
+`python -m simnet figures` computes published tables of averaging again (simnet/figures.py).
 """
 
 # ruff: noqa: T201 (what a command says goes to the terminal)

@@ -3,6 +3,7 @@
     A  rounds that averaging takes while peers fail (Moshpit SGD)      simnet/figures_moshpit.py
     B  honest peers pushed apart by liars (ClippedGossip)              simnet/figures_clipping.py
     C  how fast graphs mix (exponential graphs, EquiTopo)              simnet/figures_graphs.py
+    scale  committee and grid at 256 to 10,000 peers; nothing published, so only with --only
 
 Each number stands beside the published one, with the tolerance and a verdict. Seeds are fixed, so
 two runs print the same. With --out the curves are written as A.png, B.png, C.png.
@@ -22,13 +23,16 @@ from simnet.figures_chart import picture
 from simnet.figures_clipping import table_b
 from simnet.figures_graphs import table_c
 from simnet.figures_moshpit import table_a
+from simnet.figures_scale import table_scale
 from simnet.figures_table import Table, text_of
 
 TABLES: dict[str, Callable[[], Iterator[str | Table]]] = {
     "A": table_a,
     "B": table_b,
     "C": table_c,
+    "scale": table_scale,
 }
+PUBLISHED = ["A", "B", "C"]
 
 
 def figures(arguments: Sequence[str]) -> int:
@@ -38,13 +42,16 @@ def figures(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", type=_keys, default=list(TABLES), metavar="A,B", help="these")
+    parser.add_argument("--only", type=_keys, default=PUBLISHED, metavar="A,B", help="these")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the curves there, as PNG")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     tables = [computed(TABLES[key]()) for key in options.only]
     if options.out:
-        _write(options.out, tables)
+        try:
+            _write(options.out, tables)
+        except OSError as error:
+            parser.error(f"no pictures in {options.out}: {error}")
     if options.json:
         print(json.dumps([_as_json(table) for table in tables]))
     else:

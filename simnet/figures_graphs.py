@@ -141,7 +141,7 @@ def _consensus(table: Table) -> None:
         table.within(name, published_bits, ours, EQUIDYN_BITS_BY)
     for name, curve in distances.items():
         points = tuple((t, float(np.log10(value))) for t, value in enumerate(curve))
-        table.curves.append(Curve("EquiTopo's consensus setting", name, points))
+        table.curves.append(Curve("consensus as in EquiTopo", name, points))
 
 
 def equidyn(values: Values, _round: int, draws: np.random.RandomState) -> Values:

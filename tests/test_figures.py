@@ -11,6 +11,7 @@ from simnet.figures_chart import picture
 from simnet.figures_clipping import PUBLISHED, table_b
 from simnet.figures_graphs import table_c
 from simnet.figures_moshpit import table_a
+from simnet.figures_scale import table_scale, upload_bytes
 from simnet.figures_table import Curve, Figure, Table, text_of
 
 
@@ -32,6 +33,21 @@ def test_clipped_gossip_in_integers_leaves_the_published_errors() -> None:
 
 def test_graphs_mix_as_fast_as_published() -> None:
     assert computed(table_c(fast=True)).failed == []
+
+
+def test_rows_leave_the_noise_of_all_contributions_and_a_committee_of_its_own() -> None:
+    table = computed(table_scale(sizes=(256,)))
+    assert table.failed == []
+    ours = {figure.name: figure.ours for figure in table.figures}
+    assert ours["256 peers, 1% away: grid 32x8: contributions"] == 253
+    assert ours["256 peers, 1% away: committee: contributions"] == 64
+    # Where every peer carries its row's mean itself, those who were away leave other states behind.
+    assert ours["256 peers, 1% away: Moshpit's grid 32x8: distinct states"] > 1
+
+
+def test_bytes_uploaded_follow_the_formula_of_averaging() -> None:
+    assert upload_bytes(4, 0.5) == 0.5 * 3  # k = M: to everyone else
+    assert upload_bytes(32, 0.5) == (3 * 0.5 * 31 + 29) / 32
 
 
 def test_a_number_out_of_tolerance_fails_and_a_nan_does_too() -> None:
@@ -60,6 +76,16 @@ def test_an_unknown_table_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -
         figures(["--only", "A,Z"])
     assert ended.value.code == 2
     assert "no table 'Z'" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        figures(["--only", "C", "--out", str(tmp_path / "file")])
+    assert ended.value.code == 2
+    assert "no pictures in" in capsys.readouterr().err
 
 
 def test_a_picture_has_a_panel_for_each_kind_of_curve() -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from p2ptrain.compress.blocks import INT8
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
-from p2ptrain.swarm.grid import Grid, Row, average_rows, grid_for, is_void, rows, seating
+from p2ptrain.swarm.grid import (
+    Grid,
+    Row,
+    average_rows,
+    committee,
+    grid_for,
+    is_void,
+    rows,
+    seating,
+)
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import CODEC_BLOCK, GRID_ROW_MAX, ROSTER_MAX
 from p2ptrain.wire.peer_id import PeerId
@@ -83,6 +92,16 @@ def test_two_peers_share_a_row_as_often_as_chance_has_it() -> None:
         of_all = rows(grid, seating(digest("beacon", bytes([draw])), everyone))
         together += any({everyone[0], everyone[1]} <= set(members) for members in of_all.values())
     assert together / 200 == pytest.approx(24 / 99, abs=0.09)  # 3 standard deviations
+
+
+def test_a_committee_is_drawn_by_the_beacon_from_everyone() -> None:
+    everyone = peers(200)
+    drawn = committee(BEACON, everyone)
+    assert len(set(drawn)) == ROSTER_MAX
+    assert set(drawn) <= set(everyone)
+    assert drawn == committee(BEACON, everyone[::-1])
+    assert drawn != committee(digest("beacon", b"another"), everyone)
+    assert committee(BEACON, everyone[:64]) == tuple(sorted(everyone[:64])), "one group: all"
 
 
 # --- means of rows ---------------------------------------------------------------------------

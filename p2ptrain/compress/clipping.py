@@ -19,7 +19,8 @@ The canonical form has integers only, so neither the order of the points nor a d
 
 Norms are clipped to the round's limit first (swarm/weights.py), so one huge vector does not push
 the bits of the others out of the unit. A reducer of one shard needs the distances of whole vectors:
-they are sums over shards, as norms are.
+they are sums over shards, as norms are. Rounds clip norms only so far (swarm/weights.py); this is
+computed with by `python -m simnet figures --only B`.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,12 @@
-"""The grid of a swarm that is too large for one group: who averages with whom in which stage.
+"""Swarms too large for one group: a committee for a round, or a grid and who averages with whom.
 
-A round on a grid has a stage for each of its axes. In the first, the peers that share all
-coordinates but the first, a row, average their contributions and certify the mean. In the next the
-means of whole rows are averaged along the second axis, and so on: after the last stage one mean is
-left, and all peers have it. A row's mean is certified, so it does not matter which of the row's
-members brings it; who leaves between two stages is missed by nobody. A row of which fewer than a
-quorum contributed has no certificate and is void for all.
+Of a committee alone the contributions count; the others apply what it certified. On a grid all
+contribute, in a stage for each of its axes. First the peers that share all coordinates but the
+first, a row, average their contributions and certify the mean. Then the means of whole rows are
+averaged along the second axis, and so on: after the last stage one mean is left, and all peers have
+it. A row's mean is certified, so it does not matter which of its members brings it; who leaves
+between two stages is missed by nobody. A row of which fewer than a quorum contributed has no
+certificate and is void for all.
 
     cell   c = (..(c_0 x s_1 + c_1) x s_2 + ..), coordinates c_0, c_1, .. on axes of s_0, s_1, ..
     stage  a, from 0: cells that differ in c_a alone are a group; its key is its cell with c_a = 0
@@ -13,6 +14,8 @@ quorum contributed has no certificate and is void for all.
 Nobody picks a place: peers are sorted by digest("grid", beacon, peer id), and the i-th of them
 sits in cell i. The first axis counts slowest, so the rows of the first stage differ by one member
 at most. Means carry the weight of what went into them, so uneven rows change nothing.
+
+Nodes average in one group so far; `python -m simnet figures --only scale` computes with this.
 
 Ryabinin et al., Moshpit SGD, 2021, arXiv:2103.03239, has the grid; there every peer carries its
 row's mean itself, and who drops out in between leaves an error behind.
@@ -84,6 +87,15 @@ class Row:
 
     weight: int
     shard: bytes
+
+
+def committee(beacon: Digest, peers: Sequence[PeerId]) -> tuple[PeerId, ...]:
+    """Who contributes and certifies in a round: ROSTER_MAX of the peers, ascending, or all.
+
+    beacon  of the newest block
+    """
+    drawn = sorted(peers, key=lambda peer: (digest("committee", beacon, peer.encode()), peer))
+    return tuple(sorted(drawn[:ROSTER_MAX]))
 
 
 def grid_for(peers: int) -> Grid:
