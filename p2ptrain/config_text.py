@@ -6,7 +6,7 @@ exist gets the nearest one that does.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
@@ -76,6 +76,9 @@ def _annotation(model: type[BaseModel], path: Sequence[str]) -> Any:
         kinds = _kinds(kind)
         if name in kinds:
             kind = kinds[name]
+            continue
+        if get_origin(kind) is tuple and name.isdigit():  # a table of a list of tables
+            kind = get_args(kind)[0]
             continue
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         field = kind.model_fields.get(name) if is_section else None

@@ -158,7 +158,7 @@ class Story(Section):
         default=7200.0, gt=0, le=30 * DAY_S, description="virtual time at the most"
     )
     recipe: Work
-    peers: tuple[Group, ...] = Field(strict=False, min_length=1, max_length=PEERS_MAX)
+    peers: tuple[Group, ...] = Field(strict=False, max_length=PEERS_MAX)
     faults: tuple[Fault, ...] = Field(default=(), strict=False, max_length=FAULTS_MAX)
     liars: tuple[Liars, ...] = Field(default=(), strict=False, max_length=PEERS_MAX)
     churn: Churn = Churn()

@@ -121,12 +121,13 @@ class Report:
 def report_of(run: Run) -> Report:
     """What came of a run that has ended."""
     path, honest = _path(run), run.watch.honest()
-    rounds = [a for a in path if a.link.context.kind == ROUND]
+    rounds = [a for a in path if _counts(run, a)]
     times = [a.at_s for a in rounds]
     gaps = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
-    views = path[-1].link.certificate.view if path else 0
+    last = path.index(rounds[-1]) if rounds else -1
+    views = path[last].link.certificate.view if rounds else 0
     states = {s.storage.history.context(_height(s)).state for s in honest}
-    traffic = _traffic(run, len(rounds), path)
+    traffic = _traffic(run, rounds)
     a_round_s = mean(gaps) if gaps else nan
     return Report(
         name=run.story.name,
@@ -134,11 +135,11 @@ def report_of(run: Run) -> Report:
         trace=run.world.digest(),
         peers=len(run.peers),
         members=len(run.story.founders),
-        virtual_s=times[-1] if times else run.world.now,
+        virtual_s=times[-1] if times else run.ended_s,
         events=run.world.events,
         rounds=len(rounds),
         rounds_asked=run.story.rounds,
-        views_failed=views - len(path),
+        views_failed=views - last - 1,
         blocks_dropped=len(run.watch.first) - len(path),
         branches=sum(a.link.context.kind == BRANCH for a in path),
         missed_ratio=_missed(rounds),
@@ -165,6 +166,13 @@ def _path(run: Run) -> list[Applied]:
     return [run.watch.first[block] for block in blocks if block in run.watch.first]
 
 
+def _counts(run: Run, applied: Applied) -> bool:
+    """Whether it is one of the rounds that were asked for, and came in time."""
+    context = applied.link.context
+    asked = context.kind == ROUND and context.rounds <= run.story.rounds
+    return asked and applied.at_s <= run.ended_s
+
+
 def _height(shell: Shell) -> int:
     return shell.storage.history.height_of(shell.storage.applied) or 0
 
@@ -175,12 +183,12 @@ def _missed(rounds: Sequence[Applied]) -> float:
     return 1 - did / could if could else 0.0
 
 
-def _traffic(run: Run, rounds: int, path: Sequence[Applied]) -> Traffic:
-    meters = [run.world.meters[p] for p in run.peers if p not in run.watch.liars]
-    each = max(1, rounds)
+def _traffic(run: Run, rounds: Sequence[Applied]) -> Traffic:
+    meters = [run.meters[p] for p in run.peers if p not in run.watch.liars]
+    each = max(1, len(rounds))
     ups = [sum(meter.up.values()) / each for meter in meters]
     downs = [sum(meter.down.values()) / each for meter in meters]
-    counts = [len(voters(a.link.context)) for a in path] or [1]
+    counts = [len(voters(a.link.context)) for a in rounds] or [1]
     contribution = run.classroom.codec.shard_bytes(run.task.padded)
     return Traffic(
         up_median=median(ups),
@@ -236,8 +244,8 @@ def text_of(report: Report) -> str:
         f"{_bytes(traffic.down_max)} (most)",
         f"  floor          {_bytes(traffic.floor)}: a contribution to every other voter; "
         f"contributions sent {_bytes(traffic.contributions_median)}",
-        f"  at the end     {report.distinct_states} distinct states, {report.behind} peers behind, "
-        f"{report.strikes} faults found in messages",
+        f"  at the end     distinct states: {report.distinct_states}, peers behind: "
+        f"{report.behind}, faults found in messages: {report.strikes}",
         f"  the whole run  {report.whole_run_h:.1f} h, {_bytes(report.whole_run_up_bytes)} "
         "uploaded by each peer",
         *_curve_lines(report.curve),

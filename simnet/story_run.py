@@ -8,6 +8,7 @@ it is told by story_report.py.
 import math
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import floor
 
@@ -17,6 +18,7 @@ from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.digest import digest
 from p2ptrain.wire.limits import SHARD_VALUES_MAX, STATE_PIECE_BYTES
 from p2ptrain.wire.messages import ROUND
+from p2ptrain.wire.peer_id import PeerId
 from simnet.arithmetic import state_digest
 from simnet.faults import CRASH, FREEZE, PARTITION
 from simnet.keys import KeyRing
@@ -24,7 +26,7 @@ from simnet.lies import LIES, TWINS
 from simnet.process import Pace
 from simnet.shell import Setup, Shell
 from simnet.story import Fault, Group, Story, Task
-from simnet.story_links import Access, StoryWorld
+from simnet.story_links import Access, Meter, StoryWorld
 from simnet.story_training import Classroom, Pupil
 from simnet.story_watch import Applied, Trouble, Watch, watch
 
@@ -70,8 +72,9 @@ class Run:
         self.watch: Watch = watch(liars, self.settings, lambda: self.world.now)
         self.world.liars = liars
         self.dead: set[int] = set()
-        self.rounds = 0
-        self.reached_s: float | None = None  # when the rounds that were asked for were certified
+        self.rounds = self._goal = 0
+        self.ended_s = 0.0  # when the rounds that were asked for were certified, or time was over
+        self.meters: dict[PeerId, Meter] = {}  # bytes until then
         chains = [
             Reveals(digest("reveal seed", p.encode()), story.rounds + REVEALS_SPARE)
             for p in self.peers
@@ -144,7 +147,8 @@ class Run:
             world.at(fault.at_s, "", lambda f=fault: self._begin(f))  # type: ignore[misc]
         self._draw_crashes()
         world.run(self._reached, story.time_limit_s)
-        self.reached_s = world.now if self.rounds >= story.rounds else None
+        self.ended_s, self.meters = world.now, deepcopy(world.meters)
+        self._goal = self.rounds
         world.run(self._level, world.now + SETTLE_S)
         self.watch.check()
 
@@ -157,7 +161,7 @@ class Run:
         self._show()
         everyone = self.watch.honest()
         tips = {s.storage.applied for s in everyone}
-        return len(tips) == 1 and self._tip_rounds(everyone[0]) >= self.story.rounds
+        return len(tips) == 1 and self._tip_rounds(everyone[0]) >= self._goal
 
     def _tip_rounds(self, shell: Shell) -> int:
         history = shell.storage.history
