@@ -1,6 +1,7 @@
 """kernels/pool.cl: bits of the twin over odd shapes, rules of ties and NaN, true gradients."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ DEVICE = open_device()
 OPERATIONS = Operations(KernelLibrary(DEVICE))
 PLAIN = Operations(KernelLibrary(DEVICE, contracted_fma=False))
 
+MANY_CORES = open_device()
+MANY_CORES.info = replace(MANY_CORES.info, compute_units=32)
+IN_BANDS = Operations(KernelLibrary(MANY_CORES))  # of a row or two of windows each
+
 both = pytest.mark.parametrize("operations", [OPERATIONS, PLAIN], ids=["contracted", "built-in"])
+all_ways = pytest.mark.parametrize(
+    "operations", [OPERATIONS, PLAIN, IN_BANDS], ids=["contracted", "built-in", "in bands"]
+)
 
 
 @st.composite
@@ -51,8 +59,9 @@ def forward(
     """What a launcher writes last, after uploading the arrays among its arguments."""
     *arguments, out_shape = given
     assert isinstance(out_shape, tuple)
-    out = DEVICE.upload(np.full(out_shape, np.nan, np.float32))
-    uploaded = [DEVICE.upload(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    device = operations.device
+    out = device.upload(np.full(out_shape, np.nan, np.float32))
+    uploaded = [device.upload(a) if isinstance(a, np.ndarray) else a for a in arguments]
     result: Floats = run(launcher(operations, *uploaded, out), out)
     return result
 
@@ -61,7 +70,7 @@ def assert_same_bits(ours: Floats, twin: Floats) -> None:
     np.testing.assert_array_equal(ours.view(np.uint32), twin.view(np.uint32))
 
 
-@both
+@all_ways
 @settings(max_examples=25, deadline=None)
 @given(shape=pool_shapes())
 def test_maximum_pooling_has_the_bits_of_its_twin(operations: Operations, shape: PoolShape) -> None:
@@ -73,7 +82,7 @@ def test_maximum_pooling_has_the_bits_of_its_twin(operations: Operations, shape:
     assert_same_bits(ours, dx)
 
 
-@both
+@all_ways
 @settings(max_examples=25, deadline=None)
 @given(shape=pool_shapes())
 def test_average_pooling_has_the_bits_of_its_twin(operations: Operations, shape: PoolShape) -> None:
@@ -140,7 +149,7 @@ def slopes(function: Callable[[Doubles], Doubles], x: Floats, d: Floats) -> Doub
     return result
 
 
-@both
+@all_ways
 @pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1), (2, 3)])
 def test_gradients_are_those_of_finite_differences(
     operations: Operations, size: int, stride: int
@@ -153,6 +162,28 @@ def test_gradients_are_those_of_finite_differences(
     for ours, function in ((largest, max_of_windows), (mean, mean_of_windows)):
         expected = slopes(lambda wide, f=function: f(shape, wide), x, d)  # type: ignore[misc]
         assert np.linalg.norm(ours - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@both
+def test_in_windows_that_overlap_one_not_a_number_takes_the_gradients_of_all_that_hold_it(
+    operations: Operations,
+) -> None:
+    shape = PoolShape(1, 5, 5, 17, 3, 1)
+    x = np.ones((1, 5, 5, 17), np.float32)
+    x[0, 2, 2] = np.nan  # in the middle, so in all nine
+    y = forward(pooling.max_pool_forward, operations, shape, x, (1, 3, 3, 17))
+    d = np.full((1, 3, 3, 17), 2, np.float32)
+    dx = forward(pooling.max_pool_backward, operations, shape, x, y, d, x.shape)
+    assert (dx[0, 2, 2] == 18).all()
+    assert (dx.sum(axis=(1, 2)) == 18).all()
+
+
+@given(shape=pool_shapes(), cores=st.integers(1, 64))
+def test_bands_are_as_long_as_leaves_tasks_for_every_core(shape: PoolShape, cores: int) -> None:
+    band = pooling.rows_of_band(shape, cores)
+    assert 1 <= band <= shape.out_height
+    tasks = shape.batch * -(-shape.out_height // band)
+    assert tasks >= min(cores, shape.batch * shape.out_height)
 
 
 @pytest.mark.parametrize(("height", "width", "size", "stride"), [(3, 9, 4, 4), (9, 3, 4, 1)])
