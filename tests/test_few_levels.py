@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.codecs import Way, digits, trained
 from p2ptrain.compress.blocks import INT8, TINY, BlockCodec, MalformedShard, NotFinite
 from p2ptrain.compress.codecs import CODECS, INT2, TOPK
 from p2ptrain.compress.feedback import quantise_with_feedback
@@ -15,7 +16,9 @@ from p2ptrain.compress.gaps import Gaps, gaps_of
 from p2ptrain.compress.levels import lane_sums
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.config import AveragingSection
+from p2ptrain.device.opencl import open_device
 from p2ptrain.device.reference_math import lane_sum
+from p2ptrain.train.local import Trainer, open_operations
 from p2ptrain.wire.limits import CODEC_BLOCK, CODEC_NUMBERS, TOPK_KEPT
 
 K = 128
@@ -225,3 +228,14 @@ def test_sparse_terms_of_different_places_add_up() -> None:
     mean = INT8.decode(reduce_shard(TOPK[32], terms))
     assert np.flatnonzero(mean).tolist() == [*range(10, 20), *range(4000, 4010)]
     assert np.allclose(mean[10:20], 0.5, rtol=1e-6)
+
+
+# --- training ---------------------------------------------------------------------------------
+def test_four_peers_learn_the_digits_with_few_levels() -> None:
+    """In 24 rounds, as the benchmark trains: int8 first, then three ways of fewer bits."""
+    task = digits()
+    trainer = Trainer(open_operations(open_device()), task.network, task.inner, task.data, 1)
+    fresh = trainer.inner_state()
+    for codec in (INT2, TOPK[128], TOPK[512]):
+        trainer.set_inner_state(fresh)
+        assert trained(trainer, task, Way("", codec, 4), 1, 24).accuracy > 0.94

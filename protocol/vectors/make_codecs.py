@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.compress.blocks import INT4, INT8, BlockCodec
+from p2ptrain.compress.codecs import INT2, TOPK
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.wire.limits import CODEC_BLOCK
 
@@ -83,7 +84,7 @@ def encode_vector(name: str, codec: BlockCodec, values: NDArray[np.float32]) -> 
     shard = codec.encode(values)
     return {
         "name": name,
-        "codec": codec.bits,
+        "codec": codec.number,
         "values": runs_of(values.astype("<f4").tobytes()),
         "shard": runs_of(shard),
         "decoded": runs_of(codec.decode(shard).astype("<f4").tobytes()),
@@ -96,6 +97,30 @@ def rejected(name: str, rule: str, codec: int, shard: bytes) -> dict[str, Any]:
     return {"name": name, "rule": f"codecs {rule}", "codec": codec, "shard": runs_of(shard)}
 
 
+def sparse_rejections() -> list[dict[str, Any]]:
+    """Refused blocks of topk with k = 128: areas of 512, 376 and 256 bits."""
+
+    def shard(low: list[int], high: list[int], values: list[int]) -> bytes:
+        bits = np.zeros(1144, np.uint8)
+        bits[low + [512 + at for at in high] + [888 + at for at in values]] = 1
+        return np.float32(1).tobytes() + np.packbits(bits, bitorder="little").tobytes()
+
+    def case(name: str, rule: str, areas: bytes) -> dict[str, Any]:
+        return rejected(name, rule, CODEC_BLOCK + 128, areas)
+
+    fine = shard([], [0], [1])
+    return [
+        case("more values than k", "4.3", shard([], list(range(129)), [1])),
+        case("an index of 4096", "4.3", shard([], [256], [1])),
+        case("low bits of no value", "4.3", shard([4], [0], [1])),
+        case("a sign of no value", "4.3", shard([], [0], [1, 2])),
+        case("no value of 3", "4.5", shard([], [0], [])),
+        case("no value", "4.5", shard([], [], [])),
+        case("scale +0 and a value", "4.4", bytes(4) + fine[4:]),
+        case("a block a byte short", "4.1", fine[:-1]),
+    ]
+
+
 def rejections() -> list[dict[str, Any]]:
     """At least one refused shard a rule."""
 
@@ -104,7 +129,12 @@ def rejections() -> list[dict[str, Any]]:
 
     one, half = np.float32(1).tobytes(), np.zeros(CODEC_BLOCK // 2, np.uint8)
     half[0] = 8
+    pair = np.zeros(CODEC_BLOCK // 4, np.uint8)
+    pair[0] = 2
     return [
+        *sparse_rejections(),
+        rejected("a pair of -2", "4.3", 2, one + pair.tobytes()),
+        rejected("all q zero, int2", "4.5", 2, one + bytes(CODEC_BLOCK // 4)),
         rejected("empty", "4.1", 8, b""),
         rejected("a byte is missing", "4.1", 8, shard(one, b"\x7f")[:-1]),
         rejected("a byte too many", "4.1", 4, one + bytes(CODEC_BLOCK // 2) + b"\0"),
@@ -133,7 +163,7 @@ def reduce_vector(
     assert reduce_shard(codec, weighted) == result, name
     return {
         "name": name,
-        "codec": codec.bits,
+        "codec": codec.number,
         "terms": [{"factor": f, "shard": runs_of(s)} for f, s in shards],
         "reduced": runs_of(result),
     }
@@ -142,6 +172,9 @@ def reduce_vector(
 def main() -> None:
     """Print all vectors."""
     zeros = np.zeros(CODEC_BLOCK, np.float32)
+    last, few = zeros.copy(), zeros.copy()
+    last[-1] = -1.5
+    few[::1024], few[1::1024] = (0.5, -0.25, 2.0**-64, 3.0), -(2.0**-63)
     two_blocks = np.concatenate([ramp(1e-3), ramp(3e4)])
     vectors = {
         "encode": [
@@ -152,6 +185,13 @@ def main() -> None:
             encode_vector("two blocks of unlike size, int4", INT4, two_blocks),
             encode_vector("the smallest peak", INT8, ramp(2.0**-63)),
             encode_vector("below the smallest peak", INT8, ramp(2.0**-64)),
+            encode_vector("ramp, int2", INT2, ramp(1.0)),
+            encode_vector("two blocks of unlike size, int2", INT2, two_blocks),
+            encode_vector("below the smallest peak, int2", INT2, ramp(2.0**-64)),
+            *(encode_vector(f"ramp, topk {k}", TOPK[k], ramp(1.0)) for k in TOPK),
+            encode_vector("two blocks of unlike size, topk", TOPK[128], two_blocks),
+            encode_vector("one value, the last", TOPK[128], last),
+            encode_vector("fewer values than k, some of them tiny", TOPK[32], few),
         ],
         "rejected": rejections(),
         "reduce": [
@@ -164,6 +204,14 @@ def main() -> None:
                 "unlike factors and sizes",
                 INT4,
                 [(65535, ramp(1e-3)), (17, np.roll(ramp(2.0), 640)), (0, ramp(1e8))],
+            ),
+            reduce_vector(
+                "two terms, int2", INT2, [(65535, ramp(1.0)), (9, np.roll(ramp(2.0), 64))]
+            ),
+            reduce_vector(
+                "sparse terms that overlap in part",
+                TOPK[128],
+                [(65535, ramp(1.0)), (40000, np.roll(ramp(2.0), 64)), (1, last)],
             ),
             reduce_vector(
                 "sixty-four terms",
