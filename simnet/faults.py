@@ -38,6 +38,9 @@ class Network:
     liars_hear: bool = False
 
 
+CALM = Network(0.02, 0.0, 0.0, True)
+
+
 @dataclass(frozen=True, slots=True)
 class Outage:
     """Something fails for a while.
@@ -73,6 +76,7 @@ class Plan:
     leavers   index of a peer -> second at which it asks to be let go
     copied    index of a peer -> seconds at which a copy of its disk is made, and put in its place
     last_day  index of a peer -> effects it still carries out once anyone adopts the last round
+    healed    the network after heal_s: nothing is lost in it
     """
 
     members: int
@@ -87,6 +91,7 @@ class Plan:
     leavers: dict[int, float] = field(default_factory=dict)
     copied: dict[int, tuple[float, float]] = field(default_factory=dict)
     last_day: dict[int, int] = field(default_factory=dict)
+    healed: Network = CALM
 
     @property
     def peers(self) -> int:
@@ -97,9 +102,6 @@ class Plan:
     def dead(self) -> frozenset[int]:
         """Who never comes back."""
         return frozenset(p for o in self.outages if o.end_s == inf for p in o.peers)
-
-
-CALM = Network(0.02, 0.0, 0.0, True)
 
 
 def quorum_of(members: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from simnet.cheats import Deserter, Giant, Grinder, LoneSigner, Overweight, Understater
 from simnet.liars import (
     BadDonor,
     Boaster,
@@ -34,6 +35,12 @@ LIES: dict[str, Callable[..., Liar]] = {
     "bad donations": BadDonor,
     "silence": Mute,
     "twins": Twin,
+    "understated norms": Understater,
+    "weights beyond the bound": Overweight,
+    "chosen reveals": Grinder,
+    "giant norms": Giant,
+    "certificates signed alone": LoneSigner,
+    "branches of its own": Deserter,
     "scheme": Schemer,
 }
 TWINS = ("twins",)  # lies that take two instances

@@ -233,6 +233,28 @@ def _with_liars(rng: random.Random, count: int, lies: list[str], network: Networ
     )
 
 
+def draw_slow(rng: random.Random, members: int) -> Plan:
+    """No liars, no loss, but messages take far longer than the first view is meant to last.
+
+    Nobody knows the delay beforehand: views must grow until a proposal and its votes fit into one.
+    """
+    count = members or rng.randint(3, 4)
+    slow = Network(rng.uniform(0.6, 0.9), 0.0, 0.0, True)
+    train_s = tuple(rng.uniform(0.1, 1.0) for _ in range(count))
+    return Plan(
+        members=count,
+        joiners=(),
+        liars={},
+        train_s=train_s,
+        network=slow,
+        outages=(),
+        heal_s=0.1,
+        view_s=0.25,
+        grace_s=0.3,
+        healed=slow,
+    )
+
+
 def draw_quiet(rng: random.Random, members: int) -> Plan:
     """Two to five members in a good network: what is judged is the result."""
     count = members or rng.randint(1, 5)

@@ -21,10 +21,11 @@ from math import inf
 from p2ptrain.swarm.chain import Context, Member, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig, Timing
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.views import DOUBLINGS_MAX
 from p2ptrain.wire.digest import Digest, digest
 from simnet.arithmetic import Arithmetic, Hashes, Vectors, state_digest
 from simnet.checkers import Judge, ViolationError
-from simnet.faults import CRASH, FREEZE, PARTITION, Outage, Plan
+from simnet.faults import CALM, CRASH, FREEZE, PARTITION, Outage, Plan
 from simnet.keys import KeyRing
 from simnet.lies import LIES, TWINS
 from simnet.plans import (
@@ -37,6 +38,7 @@ from simnet.plans import (
     draw_quiet,
     draw_restored,
     draw_scheme,
+    draw_slow,
     draw_split,
     draw_storm,
 )
@@ -113,6 +115,7 @@ SCENARIOS = {
         Scenario("finish", draw_crash, rounds=6),
         Scenario("blackout", draw_blackout, rounds=6),
         Scenario("restored", draw_restored),
+        Scenario("slow", draw_slow),
     )
 }
 DRAWN = (
@@ -141,7 +144,8 @@ class Run:
         self.ring = KeyRing(seed)
         signers = [self.ring.new_signer() for _ in range(plan.peers)]
         self.peers = [signer.peer for signer in signers]
-        self.judge = Judge(frozenset(self.peers[i] for i in plan.liars))
+        settings = self._settings(scenario.rounds)
+        self.judge = Judge(frozenset(self.peers[i] for i in plan.liars), settings)
         self.world.liars = self.judge.liars
         self.last_day: dict[int, int] = plan.last_day
         seeds = [digest("reveal seed", peer.encode()) for peer in self.peers]
@@ -149,7 +153,6 @@ class Run:
         context = self._genesis(reveals)
         self.judge.genesis(context)
         setup = Setup(self.world, self.judge, self.arithmetic, context)
-        settings = self._settings(scenario.rounds)
         self.shells: list[list[Shell]] = []  # of each peer: one, or two if they are twins
         for i, signer in enumerate(signers):
             timing = Timing(
@@ -198,6 +201,8 @@ class Run:
         self.judge.check()
         if not (over and self._settled()) and self.judge.tolerable():
             raise ViolationError(self._liveness(), self._standing())
+        if over and self._settled():
+            self.judge.together(self.live[0].storage.applied)
         self._check_survivor()
         self._check_views()
 
@@ -276,7 +281,7 @@ class Run:
         """From here on only the dead are away."""
         self.world.now = self.plan.heal_s
         self.world.record("healed")
-        self.world.calm()
+        self.world.calm(self.plan.healed)
         staying = [i for i in range(self.plan.peers) if i not in self.plan.dead]
         for i in staying:
             self._boot_stopped(i)
@@ -329,6 +334,8 @@ class Run:
         allowed = len(self.plan.dead) + len(self.plan.liars) + 3
         if self.plan.copied or any(outage.fuse for outage in self.plan.outages):
             allowed += 3  # all have died, each in another view: first they must meet
+        if self.plan.healed is not CALM:
+            allowed += DOUBLINGS_MAX  # deadlines double until messages arrive in time
         if taken > allowed:
             raise ViolationError("L1", f"{taken} views to the next certificate, not {allowed}")
 

@@ -201,7 +201,7 @@ class Shell(Process):
     # --- effects --------------------------------------------------------------------------------
     def send(self, to: PeerId, message: Message) -> None:
         """Put a message on the wire; liars override this."""
-        self.judge.sent(self.peer, message)
+        self.judge.sent(self.peer, message, to)
         self.world.post(self.peer, to, message)
 
     def _do(self, todo: Sequence[effects.Effect | catchup.Effect | statesync.SyncEffect]) -> None:
@@ -269,8 +269,9 @@ class Shell(Process):
         if state is None or self.averaging is None or effect.block not in self.reducing:
             return
         del self.reducing[effect.block]
-        self.judge.reduced(self.peer, effect)
+        self.judge.reduced(self.peer, effect, self.arithmetic.norm2)
         shards = self.arithmetic.reduce(effect.terms)
+        self.judge.summed(self.peer, self.arithmetic.steps_off(effect.terms, shards))
         after = self.arithmetic.apply(state, shards)
         root, name = merkle_root(shards), state_digest(self.arithmetic, after)
         self.storage.keep(effect.block, shards, (root, name))

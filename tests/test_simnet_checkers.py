@@ -3,16 +3,17 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from donor_chain import DONOR, ME, OTHER, SIGNERS, Chain, chain
+from donor_chain import DONOR, ME, OTHER, SETTINGS, SIGNERS, Chain, chain
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.chain import vote_of
 from p2ptrain.swarm.effects import Proof, Reduce, Term
-from p2ptrain.swarm.history import Link
+from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.digest import digest
-from p2ptrain.wire.messages import Certified, Join, Signed, Statement
+from p2ptrain.wire.messages import Certified, Join, Piece, Signed, Statement
 from simnet.arithmetic import Hashes
 from simnet.checkers import Judge, ViolationError
 from simnet.faults import CALM, liars_tolerated, quorum_of
@@ -22,13 +23,17 @@ from simnet.world import World
 
 
 def judge_of(made: Chain, *, liars: frozenset[str] = frozenset()) -> Judge:
-    judge = Judge(frozenset(s.peer for s in SIGNERS if s.peer in liars))
+    judge = Judge(frozenset(s.peer for s in SIGNERS if s.peer in liars), SETTINGS)
     judge.genesis(made.history.genesis)
     return judge
 
 
 def adopt(judge: Judge, made: Chain, *, final: bool = False) -> None:
     for link in made.history.after(0):
+        vote = vote_of(link.certificate)
+        for ballot in link.certificate.ballots:
+            signed = Signed(ballot.voter, ballot.signature, vote)
+            judge.sent(ballot.voter, Statement(signed))
         judge.applied(ME, link, (link.context.block,) if final else (), 0.0)
 
 
@@ -113,6 +118,7 @@ def test_a_context_that_differs_breaks_s3() -> None:
     adopt(judge, made)
     link = made.history.link(1)
     other = Link(link.certificate, replace(link.context, beacon=digest("other")))
+    judge.settings = None  # S6 would speak first
     with pytest.raises(ViolationError, match="S3"):
         judge.applied(OTHER, other, (), 0.0)
 
@@ -123,6 +129,80 @@ def test_a_commit_that_nobody_made_breaks_s4() -> None:
     adopt(judge, made)
     with pytest.raises(ViolationError, match="S4"):
         judge.check()
+
+
+def test_a_block_adopted_with_too_few_ballots_breaks_s1() -> None:
+    made = chain(1)
+    judge = judge_of(made)
+    link = made.history.link(1)
+    thin = replace(link.certificate, ballots=link.certificate.ballots[:1])
+    with pytest.raises(ViolationError, match=r"S1: .* with 1 ballots of 2"):
+        judge.applied(ME, replace(link, certificate=thin), (), 0.0)
+
+
+def test_a_block_adopted_with_a_ballot_that_was_never_given_breaks_s1() -> None:
+    made = chain(1)
+    judge = judge_of(made)
+    with pytest.raises(ViolationError, match=r"S1: .* never gave"):
+        judge.applied(ME, made.history.link(1), (), 0.0)
+
+
+def test_a_block_adopted_by_the_word_of_a_liar_breaks_s1() -> None:
+    made = chain(0)
+    members = made.history.genesis.roster
+    four = replace(members[0], peer=OTHER)
+    roster = tuple(sorted((*members, four), key=lambda m: m.peer))
+    made = Chain(History(replace(made.history.genesis, roster=roster)))
+    made.branch(SIGNERS[:1])
+    judge = judge_of(made, liars=frozenset({SIGNERS[0].peer}))
+    with pytest.raises(ViolationError, match=r"S1: .* by the word of liars alone"):
+        judge.applied(ME, made.history.link(1), (), 0.0)
+
+
+def test_a_final_block_that_is_dropped_for_a_branch_breaks_s2() -> None:
+    trunk = chain(1)
+    branch = trunk.fork()
+    trunk.grow(1)
+    branch.branch(SIGNERS[:1])
+    judge = judge_of(trunk)
+    adopt(judge, trunk, final=True)
+    adopt(judge, branch)
+    judge.together(trunk.history.tip.block)
+    judge.together(trunk.history.tip.parent)  # behind, and on the same chain
+    with pytest.raises(ViolationError, match="S2: final and dropped"):
+        judge.together(branch.history.tip.block)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("roster", ()), ("beacon", digest("other")), ("limits", ())]
+)
+def test_what_does_not_follow_from_a_block_breaks_s6(field: str, wrong: Any) -> None:
+    made = chain(1)
+    judge = judge_of(made)
+    link = made.history.link(1)
+    judge.said |= {(b.voter, vote_of(link.certificate)) for b in link.certificate.ballots}
+    other = replace(link, context=replace(link.context, **{field: wrong}))
+    with pytest.raises(ViolationError, match="S6"):
+        judge.applied(ME, other, (), 0.0)
+
+
+def test_work_shown_to_a_peer_that_has_not_committed_breaks_s7() -> None:
+    judge = judge_of(chain(0))
+    parent = digest("parent")
+    piece = Piece(parent, ME, 0, (), b"work")
+    with pytest.raises(ViolationError, match="S7"):
+        judge.sent(ME, piece, DONOR)
+    judge.committers.add((parent, DONOR))
+    judge.sent(ME, piece, DONOR)
+    judge.proposed_on.add(parent)
+    judge.sent(ME, piece, OTHER)
+
+
+def test_a_sum_that_is_more_than_rounding_from_the_mean_breaks_s4() -> None:
+    judge = judge_of(chain(0))
+    judge.summed(ME, 0.5)
+    with pytest.raises(ViolationError, match="S4"):
+        judge.summed(ME, 0.6)
 
 
 def test_a_reduction_of_another_set_breaks_s4() -> None:
