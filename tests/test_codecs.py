@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from p2ptrain.compress.blocks import INT4, INT8, TINY, BlockCodec, MalformedShard, NotFinite
 from p2ptrain.compress.codecs import CODECS
+from p2ptrain.compress.feedback import quantise_with_feedback
 from p2ptrain.wire.limits import CODEC_BLOCK
 
 VECTORS = json.loads(
@@ -48,6 +49,15 @@ def test_the_vectors_encode_to_their_bytes(vector: dict[str, Any]) -> None:
     assert codec.encode(floats(vector["values"])) == shard
     assert codec.decode(shard).tobytes() == floats(vector["decoded"]).tobytes()
     assert codec.squared_norm(shard) == int(vector["norm2"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["feedback"], ids=lambda v: str(v["codec"]))
+def test_the_vectors_of_feedback_have_their_shards_and_residuals(vector: dict[str, Any]) -> None:
+    codec = CODECS[vector["codec"]]
+    gradient, residual = floats(vector["gradient"]), floats(vector["residual"])
+    quantised, left = quantise_with_feedback(codec, gradient, residual)
+    assert codec.join(quantised) == expand(vector["shard"])
+    assert left.tobytes() == expand(vector["next"])
 
 
 @pytest.mark.parametrize("vector", VECTORS["rejected"], ids=lambda v: v["name"])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from p2ptrain.compress.blocks import INT4, INT8, BlockCodec
 from p2ptrain.compress.codecs import INT2, TOPK
+from p2ptrain.compress.feedback import quantise_with_feedback
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.wire.limits import CODEC_BLOCK
 
@@ -95,6 +96,19 @@ def encode_vector(name: str, codec: BlockCodec, values: NDArray[np.float32]) -> 
 def rejected(name: str, rule: str, codec: int, shard: bytes) -> dict[str, Any]:
     """One refused shard."""
     return {"name": name, "rule": f"codecs {rule}", "codec": codec, "shard": runs_of(shard)}
+
+
+def feedback_vector(codec: BlockCodec) -> dict[str, Any]:
+    """One round of error feedback."""
+    gradient, residual = ramp(1e-2), np.roll(ramp(3e-3), 640)
+    blocks, left = quantise_with_feedback(codec, gradient, residual)
+    return {
+        "codec": codec.number,
+        "gradient": runs_of(gradient.astype("<f4").tobytes()),
+        "residual": runs_of(residual.astype("<f4").tobytes()),
+        "shard": runs_of(codec.join(blocks)),
+        "next": runs_of(left.astype("<f4").tobytes()),
+    }
 
 
 def sparse_rejections() -> list[dict[str, Any]]:
@@ -194,6 +208,7 @@ def main() -> None:
             encode_vector("fewer values than k, some of them tiny", TOPK[32], few),
         ],
         "rejected": rejections(),
+        "feedback": [feedback_vector(codec) for codec in (INT8, INT4, INT2, TOPK[128])],
         "reduce": [
             reduce_vector("one term", INT8, [(65535, ramp(1.0))]),
             reduce_vector("all zero", INT4, [(65535, zeros), (1, zeros)]),
