@@ -85,6 +85,14 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
+def inner_config(name: str) -> InnerConfig:
+    """The optimiser of a workload."""
+    batch = WORKLOADS[name].batch
+    if is_text(WORKLOADS[name]):
+        return InnerConfig("adamw", 1e-3, weight_decay=0.1, batch=batch)
+    return InnerConfig(learning_rate=0.01, momentum=0.9, batch=batch)
+
+
 def make_trainer(name: str, device: Device) -> Trainer:
     """The trainer of a workload, its plan not yet recorded."""
     workload = WORKLOADS[name]
@@ -93,13 +101,11 @@ def make_trainer(name: str, device: Device) -> Trainer:
         tokens = make_tokens()
         none = np.empty(0, np.int32)
         data = TrainingData(tokens, none, tokens[:1024], none)
-        inner = InnerConfig("adamw", 1e-3, weight_decay=0.1, batch=workload.batch)
     else:
         x, y = make_images(workload)
         x = x.reshape(len(x), -1)
         data = TrainingData(x, y, x[:EVALUATED], y[:EVALUATED])
-        inner = InnerConfig(learning_rate=0.01, momentum=0.9, batch=workload.batch)
-    return Trainer(operations, NETWORKS[name](), inner, data, 1)
+    return Trainer(operations, NETWORKS[name](), inner_config(name), data, 1)
 
 
 def make(name: str, _threads: int, _variant: str) -> Callable[[int], float]:

@@ -103,7 +103,7 @@ def timed(launches: Sequence[Launch], steps: int) -> list[float]:
     times: list[list[float]] = [[] for _ in launches]
     for _ in range(steps):
         events = [
-            cl.enqueue_nd_range_kernel(e._queue, e._kernel, e._global_size, e._local_size)
+            cl.enqueue_nd_range_kernel(e._queue, e.kernel, e._global_size, e._local_size)
             for e in launches
         ]
         events[-1].wait()

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.engine_starts import seconds_to_first_step
+
 ROOT = Path(__file__).parents[1]
 SLICE_S = 0.5
 STEPS_MAX = 400
@@ -210,6 +212,10 @@ def start_times(program: Program, times: int) -> tuple[float, list[float]]:
 
 
 def _start_once(program: Program, cache: Path) -> float:
+    if (
+        program.side == "p2ptrain"
+    ):  # a node's own compute process, not the program of this benchmark
+        return seconds_to_first_step(program.model, program.cores, cache)
     running = Running(program, cache)
     running.close()
     return running.start_s

@@ -14,6 +14,7 @@ from full_disk import file_size_limit
 from p2ptrain.compress.blocks import INT8
 from p2ptrain.config import Recipe
 from p2ptrain.errors import ConfigError, DeviceError, StoreError
+from p2ptrain.model.mlp import ModelSpec
 from p2ptrain.node.compute import (
     Compute,
     ComputeLimits,
@@ -25,6 +26,7 @@ from p2ptrain.node.compute import (
 from p2ptrain.node.compute_process import ComputeDied
 from p2ptrain.swarm.effects import Term
 from p2ptrain.train.outer import state_digest
+from p2ptrain.train.run_settings import unpack_settings
 from p2ptrain.train.worker_messages import ComputeSpec, TrainingArrays
 from p2ptrain.wire.digest import digest
 from p2ptrain.wire.peer_id import PeerId
@@ -301,14 +303,30 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_it(
         assert os.getsid(compute.pid) != os.getsid(0)
 
 
+def compiled_files(folder: Path) -> set[Path]:
+    """What PoCL has compiled."""
+    return set(folder.rglob("*.so"))
+
+
+async def test_the_compute_process_compiles_nothing_itself(
+    spec: ComputeSpec, arrays: TrainingArrays, tmp_path: Path
+) -> None:
+    """Its children have done so when it opens: it would keep the compiler's memory."""
+    async with open_compute(replace(spec, kernel_cache=str(tmp_path)), lambda: arrays) as compute:
+        compiled = compiled_files(tmp_path)
+        assert compiled
+        await compute.initial(GENESIS)
+        await trained(compute, 1)
+        await compute.evaluate()
+        assert compiled_files(tmp_path) == compiled
+
+
 async def test_what_cannot_be_opened_is_said(spec: ComputeSpec, arrays: TrainingArrays) -> None:
     wrong_device = replace(spec, device="no such device")
     with pytest.raises(DeviceError, match="no such device"):
         await open_and_close(wrong_device, arrays)
-    recipe = Recipe.from_canonical(spec.recipe)
-    model = recipe.model.model_copy(update={"layers": (65, 10)})
-    wrong_recipe = recipe.model_copy(update={"model": model})
-    wrong_inputs = replace(spec, recipe=wrong_recipe.canonical)
+    run = unpack_settings(spec.run)
+    wrong_inputs = replace(spec, run=replace(run, network=ModelSpec((65, 10))).packed())
     with pytest.raises(ConfigError, match="inputs"):
         await open_and_close(wrong_inputs, arrays)
 

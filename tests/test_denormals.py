@@ -27,7 +27,7 @@ FROM_OUTSIDE = {"elementwise", "images", "optim", "gemm"}
 
 def modules() -> list[ModuleType]:
     """Where the golden cases and their inputs are written down."""
-    return [golden_inputs, *(sys.modules[part.__module__] for part in golden.CASES)]
+    return [golden_inputs, *(sys.modules[f"p2ptrain.device.{name}"] for name in golden.MODULES)]
 
 
 def scale_inputs(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:

@@ -182,7 +182,7 @@ def test_a_selector_that_names_nothing_is_answered_with_what_there_is() -> None:
 
 def test_a_kernel_that_does_not_build_is_a_device_error() -> None:
     with pytest.raises(DeviceError, match=r"kernels/reduce\.cl does not build"):
-        KernelLibrary(DEVICE).launch("reduce.column_sums", (64,), (64,), (), ("C=)",))
+        KernelLibrary(DEVICE).launch("reduce.column_sums", (64,), (64,), (), ("C=)",)).enqueue()
 
 
 def test_wide_tiles_without_contraction_do_not_build() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from same_bits import MODELS, SEED, fixed_data
 
 from p2ptrain.cli.device_trial import trial
 from p2ptrain.device import golden, selftest
@@ -13,6 +14,7 @@ from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.operations import Operations
 from p2ptrain.errors import DeviceError
+from p2ptrain.train.local import Trainer
 
 WRONG = "0" * 64
 FEW = ("probe_exp", "philox_uniform")
@@ -25,7 +27,14 @@ ALL = {case.name: case for case in golden.cases()}
 @pytest.fixture(autouse=True)
 def _few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kernels are enough to see what becomes of them."""
-    monkeypatch.setattr(selftest, "cases", lambda: [ALL[name] for name in FEW])
+    few = [ALL[name] for name in FEW]
+    monkeypatch.setattr(
+        selftest,
+        "cases",
+        lambda kernels: (
+            few if kernels is None else [case for case in few if case.concerns(kernels)]
+        ),
+    )
 
 
 def with_wrong_hashes(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -105,11 +114,27 @@ def test_a_kernel_that_does_not_build_is_a_failure_with_its_reason(
         raise DeviceError("kernels/rng.cl does not build: no such type")
 
     broken: Case = replace(ALL["philox_uniform"], run=refuse)  # type: ignore[arg-type]
-    monkeypatch.setattr(selftest, "cases", lambda: [broken])
+    monkeypatch.setattr(selftest, "cases", lambda _kernels: [broken])
     with pytest.raises(DeviceError, match=r"fails at kernel philox_uniform \(.*no such type"):
         selftest.self_test(OPERATIONS)
 
 
-def test_only_the_files_of_a_model_are_tried() -> None:
-    assert selftest.self_test(OPERATIONS, frozenset()).checks == (*selftest.PROBES, "probe_exp")
-    assert selftest.self_test(OPERATIONS, frozenset({"rng"})).checks[-1] == "philox_uniform"
+def test_only_what_a_run_uses_is_tried() -> None:
+    every, gelu = frozenset({"gemm.gemm_tiled"}), frozenset({"elementwise.gelu"})
+    assert selftest.self_test(OPERATIONS, every).checks == (*selftest.PROBES, *FEW)
+    assert selftest.self_test(OPERATIONS, frozenset()).checks == tuple(selftest.PROBES)
+    assert "probe_tanh" in {case.name for case in golden.cases(gelu)}
+    assert "probe_tanh" not in {case.name for case in golden.cases(every)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_kernel_of_a_run_runs_in_its_self_test(name: str) -> None:
+    """So that no kernel trains which the device was not held to."""
+    subject = MODELS[name]()
+    network, operations = subject.network, Operations(KernelLibrary(DEVICE))
+    Trainer(operations, network, subject.inner, fixed_data(network), SEED).plan()
+    used = operations.library.used
+    tested = Operations(KernelLibrary(DEVICE))
+    for case in golden.cases(used):
+        case.run(tested)
+    assert used <= tested.library.used

@@ -10,33 +10,40 @@ protocol's arithmetic and so its number in the recipe.
 
 import hashlib
 import json
+from importlib import import_module
 
 import numpy as np
 
-from p2ptrain.device import (
-    golden_basic,
-    golden_conv,
-    golden_gpt,
-    golden_math,
-    golden_optim,
-    golden_vision,
-)
 from p2ptrain.device.golden_inputs import Array, Case
 from p2ptrain.device.kernels import source_folder
 
-CASES = (
-    golden_gpt.cases,
-    golden_basic.cases,
-    golden_conv.cases,
-    golden_math.cases,
-    golden_optim.cases,
-    golden_vision.cases,
-)
+# The module of the cases of each file of kernels/. A module is imported when a run uses one of
+# its files: all of them at once would be a tenth of the start of a compute process.
+MODULES = {
+    "golden_gpt": {"attention", "layernorm", "embedding", "dropout"},
+    "golden_basic": {"selftest", "gemm", "elementwise", "reduce", "rng"},
+    "golden_shared": {"residual", "softmax_xent"},
+    "golden_conv": {"conv"},
+    "golden_math": {"selftest"},
+    "golden_optim": {"optim"},
+    "golden_vision": {"pool", "groupnorm", "images"},
+}
 
 
-def cases() -> list[Case]:
-    """Every kernel of training once."""
-    return [case for part in CASES for case in part()]
+def cases(kernels: frozenset[str] | None = None) -> list[Case]:
+    """What a device is held to.
+
+    Args:
+      kernels  "file.kernel" of each that is to run on it; None: every kernel of training once
+    """
+    files = {kernel.partition(".")[0] for kernel in kernels} | {"selftest"} if kernels else None
+    found = [
+        case
+        for name, its_files in MODULES.items()
+        if files is None or files & its_files
+        for case in import_module(f"p2ptrain.device.{name}").cases()
+    ]
+    return [case for case in found if kernels is None or case.concerns(kernels)]
 
 
 def result_hash(result: Array) -> str:

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from p2ptrain.device import reference, reference_math
 from p2ptrain.device.dense import Dense, dense_forward
 from p2ptrain.device.golden_inputs import (
+    ALL,
     PROBED,
     SEED,
+    USERS_OF_GELU,
+    USERS_OF_ROOTS,
     Array,
     Case,
     Floats,
@@ -29,23 +32,33 @@ ROWS, COLUMNS, DEPTH = 37, 45, 600  # of the matrix product: three chunks, the l
 def cases() -> list[Case]:
     """Each of these kernels once."""
     probed = [
-        Case("selftest", f"probe_{name}", probe(f"probe_{name}"), twin)
-        for name, twin in (
-            ("fma", lambda: reference_math.fma(uniform(1, PROBED), uniform(2, PROBED), third())),
-            ("div", lambda: reference_math.div(any_bits(1), any_bits(2)[::-1])),
-            ("sqrt", lambda: reference_math.sqrt(any_bits(1))),
-            ("exp", lambda: reference_math.exp(any_bits(1))),
-            ("log", lambda: reference_math.log(any_bits(1))),
-            ("tanh", lambda: reference_math.tanh(any_bits(1))),
+        Case("selftest", f"probe_{name}", probe(f"probe_{name}"), twin, used_by)
+        for name, twin, used_by in (
+            (
+                "fma",
+                lambda: reference_math.fma(uniform(1, PROBED), uniform(2, PROBED), third()),
+                ALL,
+            ),
+            ("div", lambda: reference_math.div(any_bits(1), any_bits(2)[::-1]), ALL),
+            ("sqrt", lambda: reference_math.sqrt(any_bits(1)), USERS_OF_ROOTS),
+            ("exp", lambda: reference_math.exp(any_bits(1)), ALL),
+            ("log", lambda: reference_math.log(any_bits(1)), ALL),
+            ("tanh", lambda: reference_math.tanh(any_bits(1)), USERS_OF_GELU),
         )
     ]
     return [
         *probed,
         Case("gemm", "gemm", run_gemm, lambda: reference.gemm(left(), right())),
         Case("gemm", "dense", run_dense, twin_dense),
-        Case("elementwise", "gather_rows", run_gather, twin_gather),
+        Case("elementwise", "gather_rows", run_gather, twin_gather, ("elementwise.gather",)),
         *(
-            Case("elementwise", name, run_activation(name), activated(function))
+            Case(
+                "elementwise",
+                name,
+                run_activation(name),
+                activated(function),
+                (f"elementwise.{name}",),
+            )
             for name, function in (("relu", reference.relu), ("gelu", reference.gelu))
         ),
         Case(
@@ -53,12 +66,14 @@ def cases() -> list[Case]:
             "relu_backward",
             lambda o: run_backward(o, "relu"),
             lambda: reference.relu_backward(rows(1), rows(2)),
+            ("elementwise.relu",),
         ),
         Case(
             "elementwise",
             "gelu_backward",
             lambda o: run_backward(o, "gelu"),
             lambda: reference.gelu_backward(rows(1), rows(2)),
+            ("elementwise.gelu",),
         ),
         Case(
             "reduce",
@@ -66,7 +81,7 @@ def cases() -> list[Case]:
             run_sums,
             lambda: reference.column_sums(uniform(1, 200, COLUMNS)),
         ),
-        Case("rng", "philox_uniform", run_philox, lambda: uniform(9, COLUMNS)),
+        Case("rng", "philox_uniform", run_philox, lambda: uniform(9, COLUMNS), ALL),
     ]
 
 

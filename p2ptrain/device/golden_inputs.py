@@ -20,6 +20,9 @@ Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 SEED = 20
+ALL = ("",)  # of Case.used_by: every run
+USERS_OF_GELU = ("elementwise.gelu",)
+USERS_OF_ROOTS = ("optim.adamw", "optim.square_sums", "groupnorm.", "layernorm.")
 PROBED = 4096  # values of each function of detmath
 SPECIAL = np.array(
     [
@@ -46,16 +49,23 @@ SPECIAL = np.array(
 class Case:
     """One kernel on its fixed input.
 
-    file  of the kernel: kernels/<file>.cl
-    name  of the kernel
-    run   computes the result on a device
-    twin  computes it in numpy
+    file     of the kernel: kernels/<file>.cl
+    name     of the kernel
+    run      computes the result on a device
+    twin     computes it in numpy
+    used_by  beginnings of the "file.kernel" for whose sake it is tried; ("",): always
     """
 
     file: str
     name: str
     run: Callable[[Operations], Array]
     twin: Callable[[], Array]
+    used_by: tuple[str, ...] = ()
+
+    def concerns(self, kernels: frozenset[str]) -> bool:
+        """Whether a device must pass it on which these kernels, each "file.kernel", are to run."""
+        beginnings = self.used_by or (f"{self.file}.",)
+        return any(kernel.startswith(beginnings) for kernel in kernels)
 
 
 def uniform(stream: int, *shape: int) -> Floats:
@@ -80,3 +90,8 @@ def finished(launches: list[Launch], out: DeviceArray) -> Array:
     for launch in launches:
         launch.enqueue()
     return out.read()
+
+
+def joined(*arrays: Array) -> Array:
+    """Several results as one."""
+    return np.concatenate([array.astype(np.float32).ravel() for array in arrays])

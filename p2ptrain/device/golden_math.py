@@ -8,23 +8,36 @@ from collections.abc import Callable
 import numpy as np
 
 from p2ptrain.device import reference_math
-from p2ptrain.device.golden_inputs import PROBED, Array, Case, Floats, any_bits, finished, uniform
+from p2ptrain.device.golden_inputs import (
+    ALL,
+    PROBED,
+    USERS_OF_GELU,
+    USERS_OF_ROOTS,
+    Array,
+    Case,
+    Floats,
+    any_bits,
+    finished,
+    uniform,
+)
 from p2ptrain.device.kernels import LOCAL_SIZE
 from p2ptrain.device.operations import Operations
 
 
 def cases() -> list[Case]:
     """Each function once."""
-    functions: dict[str, tuple[Callable[[], Floats], Callable[[Floats], Floats]]] = {
-        "div_normal": (divisors, lambda b: reference_math.div_normal(uniform(6, PROBED), b)),
-        "recip": (divisors, reference_math.recip),
-        "rsqrt": (lambda: any_bits(3), reference_math.rsqrt),
-        "gelu": (curved, reference_math.gelu),
-        "gelu_slope": (curved, reference_math.gelu_slope),
-    }
+    functions: list[
+        tuple[str, Callable[[], Floats], Callable[[Floats], Floats], tuple[str, ...]]
+    ] = [
+        ("div_normal", divisors, lambda b: reference_math.div_normal(uniform(6, PROBED), b), ALL),
+        ("recip", divisors, reference_math.recip, ALL),
+        ("rsqrt", lambda: any_bits(3), reference_math.rsqrt, USERS_OF_ROOTS),
+        ("gelu", curved, reference_math.gelu, USERS_OF_GELU),
+        ("gelu_slope", curved, reference_math.gelu_slope, USERS_OF_GELU),
+    ]
     return [
-        Case("selftest", f"probe_{name}", probe(name, inputs), twin(inputs, function))
-        for name, (inputs, function) in functions.items()
+        Case("selftest", f"probe_{name}", probe(name, inputs), twin(inputs, function), used_by)
+        for name, inputs, function, used_by in functions
     ]
 
 

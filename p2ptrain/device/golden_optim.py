@@ -24,10 +24,10 @@ ADAMW = tuple(np.float32(value) for value in (0.05, 0.001, 0.9, 0.1, 0.999, 0.00
 def cases() -> list[Case]:
     """Each of these kernels once."""
     return [
-        Case("optim", "sgd_step", lambda o: run_sgd(o, False), lambda: twin_sgd(False)),
-        Case("optim", "nesterov_step", lambda o: run_sgd(o, True), lambda: twin_sgd(True)),
-        Case("optim", "adamw_step", run_adamw, twin_adamw),
-        Case("optim", "clip_factor", run_clip, twin_clip),
+        Case("optim", "sgd_step", run_sgd, twin_sgd, ("optim.sgd",)),
+        Case("optim", "nesterov_step", run_nesterov, twin_nesterov, ("optim.nesterov",)),
+        Case("optim", "adamw_step", run_adamw, twin_adamw, ("optim.adamw",)),
+        Case("optim", "clip_factor", run_clip, twin_clip, ("optim.square_sums",)),
     ]
 
 
@@ -53,17 +53,27 @@ def stepped(operations: Operations) -> Stepped:
     return Stepped(*(device.upload(value) for value in values))
 
 
-def run_sgd(operations: Operations, nesterov: bool) -> Array:
+def run_sgd(operations: Operations, nesterov: bool = False) -> Array:
     """Parameters and momentum after a step."""
     vectors, m = stepped(operations), operations.device.upload(uniform(3, FLAT))
     launches = sgd_step(operations, vectors, m, SGD, nesterov)
     return np.stack([finished(launches, vectors.parameters), m.read()])
 
 
-def twin_sgd(nesterov: bool) -> Array:
+def run_nesterov(operations: Operations) -> Array:
+    """As run_sgd, of Nesterov's step."""
+    return run_sgd(operations, nesterov=True)
+
+
+def twin_sgd(nesterov: bool = False) -> Array:
     """As run_sgd."""
     w, g, m = uniform(1, FLAT), gradient() * FACTOR, uniform(3, FLAT)
     return np.stack(reference_optim.sgd_step(w, g, m, decays(), SGD, nesterov))
+
+
+def twin_nesterov() -> Array:
+    """As run_nesterov."""
+    return twin_sgd(nesterov=True)
 
 
 def run_adamw(operations: Operations) -> Array:

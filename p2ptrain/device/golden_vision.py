@@ -1,19 +1,14 @@
-"""Golden cases of the kernels of image classifiers, and of the loss."""
-
-from collections.abc import Callable
+"""Golden cases of the kernels of image classifiers."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.device import (
-    reference,
     reference_groupnorm,
     reference_images,
-    reference_loss,
     reference_pool,
-    reference_residual,
 )
-from p2ptrain.device.golden_inputs import Array, Case, Floats, finished, uniform
+from p2ptrain.device.golden_inputs import Array, Case, Floats, finished, joined, uniform
 from p2ptrain.device.groupnorm import (
     GroupNorm,
     GroupNormBackward,
@@ -21,8 +16,7 @@ from p2ptrain.device.groupnorm import (
     group_norm_forward,
 )
 from p2ptrain.device.images import ImageBatch, ImageDraw, gather_images
-from p2ptrain.device.loss import cross_entropy
-from p2ptrain.device.operations import Operations, Samples, Score
+from p2ptrain.device.operations import Operations, Samples
 from p2ptrain.device.pooling import (
     PoolShape,
     average_pool_backward,
@@ -32,7 +26,6 @@ from p2ptrain.device.pooling import (
     max_pool_backward,
     max_pool_forward,
 )
-from p2ptrain.device.residual import add_forward
 
 TILED = PoolShape(2, 7, 9, 19, 2, 2)
 OVERLAPPING = PoolShape(1, 8, 7, 5, 3, 2)
@@ -40,29 +33,17 @@ NORM = GroupNorm(3, 70, 21, 3, 1, 24, relu=True)
 DRAW = ImageDraw(8, 6, 3, 4, 6, crop_padding=2, flip=True)
 NOISE = 0x0123456789ABCDEF
 STEP = 3
-ADDED = 1000
-SCORED, CLASSES, SMOOTHING = 37, 65, 0.1
 
 
 def cases() -> list[Case]:
     """Each of these kernels once; pooling with and without overlap."""
     return [
-        Case("pool", "max_pool", run_max_pool, twin_max_pool),
-        Case("pool", "average_pool", run_average_pool, twin_average_pool),
-        Case("pool", "global_pool", run_global_pool, twin_global_pool),
+        Case("pool", "max_pool", run_max_pool, twin_max_pool, ("pool.max",)),
+        Case("pool", "average_pool", run_average_pool, twin_average_pool, ("pool.mean",)),
+        Case("pool", "global_pool", run_global_pool, twin_global_pool, ("pool.global",)),
         Case("groupnorm", "group_norm", run_group_norm, twin_group_norm),
         Case("images", "gather_images", run_images, twin_images),
-        Case("residual", "residual", run_residual, twin_residual),
-        *(
-            Case("softmax_xent", name, run_loss(smoothing), twin_loss(smoothing))
-            for name, smoothing in (("softmax_xent", 0.0), ("softmax_xent_smoothed", SMOOTHING))
-        ),
     ]
-
-
-def joined(*arrays: Array) -> Array:
-    """Several results as one."""
-    return np.concatenate([array.astype(np.float32).ravel() for array in arrays])
 
 
 # --- pool.cl -----------------------------------------------------------------------------------
@@ -208,54 +189,3 @@ def twin_images() -> Array:
     """As run_images."""
     x, y, index = samples()
     return joined(*reference_images.gather_images((x, y), index, DRAW, STEP, NOISE))
-
-
-# --- residual.cl -------------------------------------------------------------------------------
-
-
-def run_residual(operations: Operations) -> Array:
-    """The sum, the gradient before its ReLU and a sum of gradients."""
-    device = operations.device
-    a, b, d = (device.upload(uniform(stream, ADDED)) for stream in (1, 2, 3))
-    y, total = device.empty((ADDED,)), device.empty((ADDED,))
-    summed = finished(add_forward(operations, a, b, y, True), y)
-    gradient = finished([operations.activation_backward("relu", y, d)], d)
-    return joined(summed, gradient, finished(add_forward(operations, a, b, total, False), total))
-
-
-def twin_residual() -> Array:
-    """As run_residual."""
-    a, b, d = (uniform(stream, ADDED) for stream in (1, 2, 3))
-    y = reference_residual.add(a, b, relu=True)
-    gradient = reference.relu_backward(y, d)
-    return joined(y, gradient, reference_residual.add(a, b))
-
-
-# --- softmax_xent.cl ---------------------------------------------------------------------------
-
-
-def scored() -> tuple[Floats, NDArray[np.int32]]:
-    """Logits and labels, one of them missing."""
-    labels = (np.arange(SCORED) * 7 % CLASSES).astype(np.int32)
-    labels[3] = -1
-    return uniform(1, SCORED, CLASSES) * np.float32(16), labels
-
-
-def run_loss(smoothing: float) -> Callable[[Operations], Array]:
-    """Gradient, loss and hits."""
-
-    def run(operations: Operations) -> Array:
-        device = operations.device
-        z, labels = (device.upload(values) for values in scored())
-        score = Score(device.empty((SCORED,)), device.empty((SCORED,), np.int32))
-        d = device.empty(z.shape)
-        launches = cross_entropy(operations, z, labels, d, score, 1 / SCORED, smoothing)
-        return joined(finished(launches, d), score.loss.read(), score.correct.read())
-
-    return run
-
-
-def twin_loss(smoothing: float) -> Callable[[], Array]:
-    """As run_loss."""
-    scale = np.float32(1 / SCORED)
-    return lambda: joined(*reference_loss.softmax_xent(*scored(), scale, smoothing))

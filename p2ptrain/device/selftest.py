@@ -33,7 +33,6 @@ PROBES = {
     "probe_contraction": (1 + 2.0**-12, 1 + 2.0**-12, -(1 + 2.0**-11), 0.0),
     "probe_denormal": (2.0**-100, 1.5 * 2.0**-30, 0.0, 1.5 * 2.0**-130),
 }
-ALWAYS = frozenset({"selftest", "gemm", "elementwise", "reduce", "optim"})
 ABSENT = "nothing in kernels/golden.json"
 HASH_DIGITS = 64
 SHOWN_DIGITS = 16  # of a hash in the table; --json has all of it
@@ -82,18 +81,18 @@ class Check:
         return self.name in PROBES
 
 
-def self_test(operations: Operations, files: frozenset[str] | None = None) -> SelfTestReport:
+def self_test(operations: Operations, kernels: frozenset[str] | None = None) -> SelfTestReport:
     """Hold a device to the protocol's arithmetic.
 
     Args:
-      files  kernel files to try, such as those that a model uses, beside what all need; None: all
+      kernels  "file.kernel" of each that a run uses; None: try all there are
 
     Raises:
       DeviceError  with the probes that gave other bits, else with the kernels that did
     """
     title = operations.device.info.title
     checks: list[Check] = []
-    for check in run_checks(operations, files):
+    for check in run_checks(operations, kernels):
         if not check.is_probe and any(not earlier.agrees for earlier in checks if earlier.is_probe):
             break  # a device without the right arithmetic has no right kernel
         checks.append(check)
@@ -107,11 +106,11 @@ def self_test(operations: Operations, files: frozenset[str] | None = None) -> Se
     return SelfTestReport(title, operations.library.contracted_fma, tile_name(operations), names)
 
 
-def run_checks(operations: Operations, files: frozenset[str] | None = None) -> Iterator[Check]:
+def run_checks(operations: Operations, kernels: frozenset[str] | None = None) -> Iterator[Check]:
     """Each probe and then each kernel on its fixed input, as they are done.
 
     Args:
-      files  as for self_test
+      kernels  as for self_test
     """
     for name, (a, b, c, expected) in PROBES.items():
         begun = time.perf_counter()
@@ -121,9 +120,7 @@ def run_checks(operations: Operations, files: frozenset[str] | None = None) -> I
         wanted = repr(float(np.float32(expected)))
         yield Check("selftest", name, found, wanted, time.perf_counter() - begun)
     golden = golden_hashes()
-    for case in cases():
-        if files is not None and case.file not in files | ALWAYS:
-            continue
+    for case in cases(kernels):
         begun = time.perf_counter()
         try:
             found = result_hash(case.run(operations))

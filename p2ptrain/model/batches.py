@@ -62,9 +62,8 @@ class Network(Protocol):
     def products(self) -> int:
         """Multiply-adds of the forward pass of one sample."""
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """Files of kernels/ that it uses beside those that all networks do."""
+    def resized(self, side: int) -> "Network":
+        """The same network for pictures of another height. Raises ConfigError if it has none."""
 
     def record_input(
         self, recorder: Recorder, source: Input, shape: StepShape

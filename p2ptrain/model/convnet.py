@@ -116,11 +116,6 @@ class ConvNetSpec:
         """Predictions made of one sample."""
         return 1
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """images.cl and those of its layers."""
-        return frozenset({"images"}).union(*(layer.kernel_files for _, layer in self._named))
-
     @cached_property
     def layout(self) -> Layout:
         """Names, shapes and places of the tensors."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from typing import Self
 
 from p2ptrain.device.embedding import (
     Embedding,
@@ -79,12 +80,6 @@ class GptSpec:
         """Predictions made of one sample: one for each token."""
         return self.context
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """Those of a transformer."""
-        files = {"attention", "embedding", "layernorm", "residual"}
-        return frozenset(files | {"dropout"} if self.dropout else files)
-
     @cached_property
     def layout(self) -> Layout:
         """Names, shapes and places of the tensors."""
@@ -96,6 +91,10 @@ class GptSpec:
         for norm, layers in self._branches:
             tensors += norm_tensors(norm, channels) + all_tensors(layers, (channels,))
         return Layout(tuple(tensors + norm_tensors("norm", channels)))
+
+    def resized(self, _side: int) -> Self:
+        """Refused: only a convnet's input has a height. Raises ConfigError."""
+        raise ConfigError("phases: a gpt sees no pictures, which could be smaller")
 
     @property
     def products(self) -> int:

@@ -63,10 +63,6 @@ class Layer(Protocol):
     def products(self, shape: Shape) -> int:
         """Multiply-adds of the forward pass of one sample in matrix products."""
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """Files of kernels/ that it uses beside those that all networks do."""
-
 
 class WithoutParameters:
     """What layers have in common that learn nothing and multiply nothing."""
@@ -102,11 +98,6 @@ class Dense:
     width: int
     activation: Activation = "none"
     bound: float = 0.0
-
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """Products and activations, which all networks use."""
-        return frozenset()
 
     def result(self, shape: Shape) -> Shape:
         """(width,), whatever comes in."""

@@ -10,6 +10,7 @@ of the flat vector and under the names that files of weights use (PyTorch's conv
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 from p2ptrain.device.dense import Activation
 from p2ptrain.device.operations import Batch, Operations, Samples
@@ -71,15 +72,14 @@ class ModelSpec:
         """Predictions made of one sample."""
         return 1
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """Nothing beside what all networks use."""
-        return frozenset()
-
     @cached_property
     def layout(self) -> Layout:
         """Names, shapes and places of the tensors."""
         return Layout(tuple(all_tensors(self._dense, (self.inputs,))))
+
+    def resized(self, _side: int) -> Self:
+        """Refused: only a convnet's input has a height. Raises ConfigError."""
+        raise ConfigError("phases: an mlp sees no pictures, which could be smaller")
 
     @property
     def products(self) -> int:

@@ -14,11 +14,6 @@ class Activate(WithoutParameters):
 
     name: str
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """elementwise.cl, which all networks use."""
-        return frozenset()
-
     def __str__(self) -> str:
         return self.name
 
@@ -47,11 +42,6 @@ class DropoutLayer(WithoutParameters):
     """
 
     rate: float
-
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """dropout.cl."""
-        return frozenset({"dropout"})
 
     def __str__(self) -> str:
         return f"dropout {self.rate:g}"

@@ -36,11 +36,6 @@ class ResidualBlock:
     def __str__(self) -> str:
         return f"residual {self.channels}"
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """conv.cl, groupnorm.cl, residual.cl."""
-        return frozenset({"conv", "groupnorm", "residual"})
-
     def body(self, name: str) -> list[tuple[str, Layer]]:
         """The branch that learns a difference; it begins as nothing."""
         return [

@@ -23,11 +23,6 @@ class SelfAttention:
     context: int
     heads: int
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """attention.cl."""
-        return frozenset({"attention"})
-
     def result(self, shape: Shape) -> Shape:
         """A third: queries, keys and values become one row."""
         return (shape[0] // 3,)

@@ -48,11 +48,6 @@ class Conv2d:
     has_bias: bool = True
     relu: bool = False
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """conv.cl."""
-        return frozenset({"conv"})
-
     def __str__(self) -> str:
         return f"conv {self.kernel}x{self.kernel} {self.channels}"
 
@@ -137,11 +132,6 @@ class GroupNormalisation:
     relu: bool = False
     fill: float = 1.0
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """groupnorm.cl."""
-        return frozenset({"groupnorm"})
-
     def __str__(self) -> str:
         return f"norm {self.groups}"
 
@@ -201,11 +191,6 @@ class Pooling(WithoutParameters):
     size: int
     stride: int
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """pool.cl."""
-        return frozenset({"pool"})
-
     def __str__(self) -> str:
         return f"{self.kind}-pool {self.size}"
 
@@ -254,11 +239,6 @@ class PoolingTo(WithoutParameters):
     kind: str
     side: int
 
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """pool.cl."""
-        return frozenset({"pool"})
-
     def __str__(self) -> str:
         return f"{self.kind}-pool to {self.side}"
 
@@ -285,11 +265,6 @@ class PoolingTo(WithoutParameters):
 @dataclass(frozen=True, slots=True)
 class GlobalPooling(WithoutParameters):
     """The mean over all pixels."""
-
-    @property
-    def kernel_files(self) -> frozenset[str]:
-        """pool.cl."""
-        return frozenset({"pool"})
 
     def __str__(self) -> str:
         return "global-pool"

@@ -41,6 +41,7 @@ from p2ptrain.swarm.effects import Term
 from p2ptrain.swarm.inputs import Wait
 from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.memory import write_arrays
+from p2ptrain.train.settings import run_settings
 from p2ptrain.train.worker_messages import ComputeSpec, TrainingArrays
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.messages import Norm2
@@ -111,7 +112,7 @@ def compute_spec(
       threads       of a CPU device; 0: all cores
       kernel_cache  folder of compiled kernels (NodeConfig.kernels_path); None: the default one
     """
-    return ComputeSpec(recipe.canonical, device, threads, str(kernel_cache or ""))
+    return ComputeSpec(run_settings(recipe).packed(), device, threads, str(kernel_cache or ""))
 
 
 @asynccontextmanager

@@ -12,11 +12,11 @@ import numpy as np
 from p2ptrain.compress.blocks import BlockCodec, NotFinite, Quantised
 from p2ptrain.compress.codecs import CODECS, INT2, TOPK
 from p2ptrain.compress.feedback import cut_shards, quantise_with_feedback
-from p2ptrain.config import AveragingSection
 from p2ptrain.device.kernels import KernelLibrary
 from p2ptrain.device.quantize import Quantizer, Rule, to_few, to_peak
 from p2ptrain.errors import DeviceError
 from p2ptrain.train.outer import Vector
+from p2ptrain.train.run_settings import Averaging
 from p2ptrain.wire.limits import CODEC_BLOCK
 
 ONE_OF_EACH = (CODECS[4], CODECS[8], INT2, TOPK[128])  # of each rule that kernels know
@@ -32,7 +32,7 @@ def rule_of(codec: BlockCodec) -> Rule:
 class Compressor:
     """Makes contributions of one recipe's vectors."""
 
-    def __init__(self, library: KernelLibrary, averaging: AveragingSection, values: int) -> None:
+    def __init__(self, library: KernelLibrary, averaging: Averaging, values: int) -> None:
         """Make what the first round needs.
 
         library    where the kernels come from

@@ -7,7 +7,7 @@ they can be answered between two local steps.
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,11 @@ from p2ptrain.compress.blocks import MalformedShard, NotFinite
 from p2ptrain.compress.codecs import CODECS, REDUCED_CODEC, Codec
 from p2ptrain.compress.feedback import join_values, shard_lengths
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
-from p2ptrain.config import Recipe
-from p2ptrain.device.kernels import source_folder
+from p2ptrain.device.golden import cases
+from p2ptrain.device.golden_inputs import Case
+from p2ptrain.device.kernels import program_of, source_bytes, source_folder
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.selftest import self_test
-from p2ptrain.model.networks import network_of
 from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.compression import Compressor
 from p2ptrain.train.local import RoundMoment, Trainer, TrainingData, open_operations
@@ -29,70 +29,65 @@ from p2ptrain.train.optimizers import (
     inner_state_bytes,
     inner_state_from_bytes,
 )
-from p2ptrain.train.outer import OuterConfig, Vector, initial_state, state_bytes, state_from_bytes
-from p2ptrain.train.settings import inner_config, presentation
+from p2ptrain.train.outer import Vector, initial_state, state_bytes, state_from_bytes
+from p2ptrain.train.run_settings import unpack_settings
 from p2ptrain.train.states import Local, States, UnknownBlock
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.shards import merkle_root
 
 NORM2_BYTES = 16
+WARM_BLOCK = Digest(bytes(32))
 
 
 class Engine:
     """One recipe on one device."""
 
     def __init__(self, spec: wire.ComputeSpec, data: TrainingData) -> None:
-        """Open the device, test it, build the network.
+        """Open the device and record the plan of a step; nothing is compiled yet.
 
         Raises DeviceError, ConfigError.
         """
-        recipe = Recipe.from_canonical(spec.recipe)
+        run = unpack_settings(spec.run)
         cache = Path(spec.kernel_cache) if spec.kernel_cache else None
         device = open_device(spec.device or None, cache)
         operations = open_operations(device, cache)
-        network = network_of(recipe)
-        self._trainer = Trainer(
-            operations,
-            network,
-            inner_config(recipe),
-            data,
-            recipe.seed,
-            presentation(recipe),
-        )
-        self._local_steps = recipe.inner.local_steps
-        self._phases = tuple(accumulate((phase.rounds for phase in recipe.phases), initial=0))
+        self._trainer = Trainer(operations, run.network, run.inner, data, run.seed, run.shown)
+        self._trainer.plan()
+        self._run, self._device, self._operations = run, device, operations
+        self._layout = run.network.layout
+        self._compressor = Compressor(operations.library, run.averaging, self._layout.padded_size)
+        self._kernels = operations.library.used
+        self._new_inner = self._trainer.inner_state()
+        self._lengths = shard_lengths(self._layout.padded_size, run.averaging.shard_values)
+        self._states: States[InnerState] | None = None
+
+    def opened(self) -> wire.Opened:
+        """Test the device, and say what there is. Raises DeviceError."""
         started = time.monotonic()
-        self_test(operations, network.kernel_files)
-        self._layout = network.layout
-        self._compressor = Compressor(
-            operations.library, recipe.averaging, self._layout.padded_size
-        )
+        self_test(self._operations, self._kernels)
         self._compressor.check()
         self_test_ms = 1000 * (time.monotonic() - started)
-        outer = recipe.outer
-        self._outer = OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum)
-        self._new_inner = self._trainer.inner_state()
-        self._lengths = shard_lengths(self._layout.padded_size, recipe.averaging.shard_values)
-        codec = CODECS[recipe.averaging.number]
-        self._states: States[InnerState] | None = None
-        self.opened = wire.Opened(
-            device.info.name,
-            device.info.platform_version,
+        codec = CODECS[self._run.averaging.number]
+        return wire.Opened(
+            self._device.info.name,
+            self._device.info.platform_version,
             self_test_ms,
             self._layout.size,
-            4 * self._layout.padded_size * self._outer.vectors,
+            4 * self._layout.padded_size * self._run.outer.vectors,
             tuple(codec.shard_bytes(length) for length in self._lengths),
         )
 
-    @property
-    def batch(self) -> int:
-        """Samples of a local step."""
-        return self._trainer.inner.batch
+    def preparations(self) -> list[Callable[[], object]]:
+        """What compiles all that a run needs, in parts that can be done in any order.
 
-    @property
-    def phases(self) -> tuple[int, ...]:
-        """A round of each size of pictures that the recipe trains on."""
-        return self._phases
+        One part for the self-test of each file of kernels, the largest first, since it takes
+        longest; then the quantisers; at the end a step of each size of pictures.
+        """
+        by_file: dict[str, list[Case]] = {}
+        for case in cases(self._kernels):
+            by_file.setdefault(program_of(case.file), []).append(case)
+        parts = [partial(self._try, by_file[name]) for name in sorted(by_file, key=source_bytes)]
+        return [*reversed(parts), self._compressor.check, self._one_of_each_step]
 
     def answer(self, request: wire.Request) -> wire.Answer:
         """Do what is asked; all but training.
@@ -152,7 +147,7 @@ class Engine:
             candidate.state.parameters,
             indices.reshape(-1, request.batch),
             ask,
-            RoundMoment(request.round * self._local_steps, request.noise),
+            RoundMoment(request.round * self._run.local_steps, request.noise),
         )
         if stopped:
             return wire.Cancelled()
@@ -172,6 +167,17 @@ class Engine:
             seconds=time.monotonic() - started,
         )
 
+    def _try(self, tried: Sequence[Case]) -> None:
+        for case in tried:
+            case.run(self._operations)
+
+    def _one_of_each_step(self) -> None:
+        self.answer(wire.Initial(WARM_BLOCK))
+        batch = self._run.inner.batch
+        for first_round in self._run.phases:
+            self.train(wire.Train(bytes(4 * batch), batch, first_round), lambda: False)
+            self.answer(wire.Evaluate(first_round + 1))
+
     @property
     def _chain(self) -> States[InnerState]:
         if self._states is None:
@@ -183,15 +189,15 @@ class Engine:
     ) -> wire.Answer:
         values = self._layout.padded_size
         if parameters is not None:
-            state = initial_state(self._outer, parameters)
+            state = initial_state(self._run.outer, parameters)
         else:
             assert content is not None
             try:
-                state = state_from_bytes(self._outer, content, values)
+                state = state_from_bytes(self._run.outer, content, values)
             except (ValueError, NotFinite) as error:
                 raise MalformedShard("codecs 7.1", str(error)) from error
         local = Local(np.zeros(values, np.float32), self._new_inner)
-        self._states = States(self._outer, block, state, local)
+        self._states = States(self._run.outer, block, state, local)
         return wire.StateDigest(self._states.find(block).digest)
 
     def _take_own(self, request: wire.TakeOwn) -> None:
@@ -240,7 +246,7 @@ class Engine:
 
     def _evaluate(self, rounds: int) -> wire.Answer:
         parameters = self._chain.find(self._chain.base).state.parameters
-        last_step = None if rounds < 0 else max(0, rounds - 1) * self._local_steps
+        last_step = None if rounds < 0 else max(0, rounds - 1) * self._run.local_steps
         evaluation = self._trainer.evaluate(parameters, last_step)
         return wire.Evaluated(evaluation.loss, evaluation.accuracy, evaluation.count)
 
@@ -248,8 +254,8 @@ class Engine:
 def cache_mark(spec: wire.ComputeSpec) -> str:
     """Name of the file that says: the kernels of this network are compiled for this device."""
     sources = [path.read_bytes() for path in sorted(source_folder().glob("*.cl"))]
-    recipe = Recipe.from_canonical(spec.recipe)
-    parts = (recipe.model, recipe.inner.batch, recipe.inner.optimizer, recipe.phases, spec.device)
-    averaging = recipe.averaging
-    settings = repr((*parts, averaging.codec, averaging.warmup_rounds > 0)).encode()
+    run = unpack_settings(spec.run)
+    parts = (run.network, run.inner.batch, run.inner.optimizer, run.phases, spec.device)
+    codecs = (run.averaging.number, run.averaging.warmup_rounds > 0)
+    settings = repr((*parts, *codecs)).encode()
     return f"compiled-{digest('kernels', settings, *sources).hex()[:32]}"

@@ -23,7 +23,6 @@ from p2ptrain.device.products import best_tile
 from p2ptrain.device.tiles import read_tiles, tiles_path
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.batches import Network, StepShape
-from p2ptrain.model.convnet import ConvNetSpec
 from p2ptrain.model.graph import Moment, Plan, PlanShape
 from p2ptrain.model.initial import initial_parameters
 from p2ptrain.model.parameters import Vector, check_vector
@@ -278,10 +277,7 @@ class Trainer:
         return self._test_plans[side]
 
     def _network_of(self, side: int) -> Network:
-        if not side:
-            return self.network
-        assert isinstance(self.network, ConvNetSpec), "a recipe of another kind has no phases"
-        return self.network.resized(side)
+        return self.network.resized(side) if side else self.network
 
     def _run(
         self, plan: Plan, indices: NDArray[np.int32], moment: Moment, first_step: int

@@ -1,17 +1,36 @@
 """From the sections of a recipe to what the trainer wants to know."""
 
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.config import Recipe
+from p2ptrain.model.networks import network_of
 from p2ptrain.train.local import Phase, Presentation
 from p2ptrain.train.optimizers import InnerConfig
+from p2ptrain.train.outer import OuterConfig
+from p2ptrain.train.run_settings import Averaging, RunSettings
 from p2ptrain.train.worker_messages import TrainingArrays
 
 # Of the section [inner], what is not the optimiser's: how often it steps, and what it is shown.
 NOT_THE_OPTIMIZERS = {"local_steps", "label_smoothing"}
+
+
+def run_settings(recipe: Recipe) -> RunSettings:
+    """All that the compute process must know. Raises ConfigError if the network cannot be."""
+    outer, averaging = recipe.outer, recipe.averaging
+    return RunSettings(
+        network=network_of(recipe),
+        inner=inner_config(recipe),
+        shown=presentation(recipe),
+        outer=OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum),
+        averaging=Averaging(averaging.shard_values, averaging.number, averaging.warmup_rounds),
+        seed=recipe.seed,
+        local_steps=recipe.inner.local_steps,
+        phases=tuple(accumulate((phase.rounds for phase in recipe.phases), initial=0)),
+    )
 
 
 def inner_config(recipe: Recipe) -> InnerConfig:

@@ -11,8 +11,10 @@ Its end. When the node goes, for whatever reason, the system closes this process
 thread waits for just that and ends the process at once, also in the midst of a kernel that hangs.
 
 A cold kernel cache. A process that has compiled with PoCL keeps the compiler's memory, 120 MB of
-it. If the cache holds no mark that these very kernels were compiled, a child of this process does
-one round of training first, which compiles all there is, and exits.
+it, and PoCL compiles one kernel at a time in a process. If the cache holds no mark that these very
+kernels were compiled, children of this process compile them first, one for each core up to
+COMPILERS_MAX, and exit. They take the parts of the work (Engine.preparations) from a pipe that
+holds their numbers, so that each does what the others have not begun.
 """
 
 import contextlib
@@ -32,11 +34,11 @@ from p2ptrain.train import worker_messages as wire
 from p2ptrain.train.engine import Engine, cache_mark
 from p2ptrain.train.memory import map_arrays
 from p2ptrain.train.states import UnknownBlock
-from p2ptrain.wire.digest import Digest
 
 WARM = "--warm"
+COMPILERS_MAX = 4  # the largest part takes a fourth of the time or more
+PARTS = bytes(range(256))  # numbers of parts; there are never so many
 PIPE_BYTES = 1 << 20  # what Linux lets anyone ask for: fewer wake-ups for a state of 20 MB
-WARM_BLOCK = Digest(bytes(32))
 REASONS: dict[type[Exception], str] = {
     DeviceError: "device",
     ConfigError: "config",
@@ -127,8 +129,10 @@ class Worker:
         data = map_arrays(self._data_fd, request.shapes)
         if spec.kernel_cache:
             warm_cache(Path(spec.kernel_cache) / cache_mark(spec), request, self._data_fd)
-        self._engine = Engine(spec, data)
-        return self._engine.opened
+        engine = Engine(spec, data)
+        opened = engine.opened()
+        self._engine = engine
+        return opened
 
     def _should_stop(self) -> bool:
         while self._pipe.readable and not self._cancelled:
@@ -141,36 +145,48 @@ class Worker:
 
 
 def warm_cache(mark: Path, request: wire.Open, data_fd: int) -> None:
-    """Have a child compile all kernels, unless this was done before.
+    """Have children compile all kernels, unless this was done before.
 
     A failure is no matter here: the engine will meet the same one and report it.
     """
     if mark.exists():
         return
-    child = subprocess.run(
-        [sys.executable, "-m", "p2ptrain.train.worker", str(data_fd), WARM],
-        input=wire.pack_frame(0, request),
-        pass_fds=[data_fd],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    if child.returncode == 0:
+    parts, numbers = os.pipe()
+    os.write(numbers, PARTS)
+    os.close(numbers)
+    command = [sys.executable, "-m", "p2ptrain.train.worker", str(data_fd), WARM, str(parts)]
+    children = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[data_fd, parts],
+        )
+        for _ in range(min(COMPILERS_MAX, len(os.sched_getaffinity(0))))
+    ]
+    os.close(parts)
+    for child in children:
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(wire.pack_frame(0, request))
+            child.stdin.close()
+    codes = [child.wait() for child in children]
+    if not any(codes):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
 
-def compile_all(pipe: Pipe, data_fd: int) -> None:
-    """What the child does: every kernel that a round uses, once."""
+def compile_parts(pipe: Pipe, data_fd: int, parts: int) -> None:
+    """What a child does: the parts of the work whose numbers it gets, until there are no more."""
     _, request = pipe.receive()
     assert isinstance(request, wire.Open)
     spec = wire.ComputeSpec(*request.spec)
-    engine = Engine(spec, map_arrays(data_fd, request.shapes))
-    engine.answer(wire.Initial(WARM_BLOCK))
-    batch = engine.batch
-    for first_round in engine.phases:
-        engine.train(wire.Train(bytes(4 * batch), batch, first_round), lambda: False)
-        engine.answer(wire.Evaluate(first_round + 1))
+    work = Engine(spec, map_arrays(data_fd, request.shapes)).preparations()
+    while number := os.read(parts, 1):
+        if number[0] >= len(work):
+            return
+        work[number[0]]()
 
 
 def end_with_the_node() -> None:
@@ -196,7 +212,7 @@ def main(arguments: list[str]) -> None:
     pipe = Pipe(os.fdopen(os.dup(0), "rb", buffering=0), answers)
     data_fd = int(arguments[0])
     if WARM in arguments:
-        compile_all(pipe, data_fd)
+        compile_parts(pipe, data_fd, int(arguments[-1]))
         return
     end_with_the_node()
     Worker(pipe, data_fd).serve()

@@ -45,15 +45,15 @@ class TrainingArrays:
 
 @dataclass(frozen=True, slots=True)
 class ComputeSpec:
-    """All that the compute process must know of a recipe and of this machine.
+    """All that the compute process must know of a run and of this machine.
 
-    recipe        its canonical bytes
+    run           train/run_settings.py, packed
     device        which OpenCL device; "": PoCL's CPU
     threads       of the device, if it is a CPU; 0: all
     kernel_cache  folder for compiled kernels; "": the default one
     """
 
-    recipe: bytes
+    run: bytes
     device: str = ""
     threads: int = 0
     kernel_cache: str = ""
