@@ -12,7 +12,7 @@
  *     sum      = gradient + decay * residual
  *     level    = int2: 1 where |sum| >= CUT * mean |sum| of the block, else 0
  *                topk: 0 but for the `kept` largest |sum|, of equal ones those of lower index;
- *                      of these HIGH where |sum| >= HIGH_CUT * their mean, else LOW
+ *                      of these HIGH where |sum| >= CUT * their mean, else LOW
  *     scale    = (sum of level * |sum|) / (sum of level * level)
  *     q        = level with the sign of sum
  *     residual = flush_tiny(sum - q * scale)
@@ -32,10 +32,9 @@
 #include "detmath.cl"
 
 #define BLOCK 4096
-#define CUT 0.75f
+#define CUT 0.96875f
 #define LOW 2
 #define HIGH 3
-#define HIGH_CUT 0.96875f
 
 /* The values of a block that belong to this work-item. */
 #define EACH(i) (int i = get_local_id(0); i < BLOCK; i += LANES)
@@ -106,7 +105,7 @@ static inline void level_largest(__local float *lanes, __local const float *size
     }
     const float total = group_sum(lanes, own);
     const float counts = group_sum(lanes, (float)count);
-    const float high = HIGH_CUT * (counts > 0.0f ? det_div(total, counts) : 0.0f);
+    const float high = CUT * (counts > 0.0f ? det_div(total, counts) : 0.0f);
     for EACH (i)
         levels[i] = levels[i] ? (sizes[i] >= high ? HIGH : LOW) : 0;
 }

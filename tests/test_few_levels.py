@@ -69,14 +69,14 @@ def test_what_is_left_of_a_block_is_shorter_than_the_block(
     assert np.square(left).sum() <= np.square(exact).sum() * 0.99
 
 
-def test_int2_takes_what_is_above_three_quarters_of_the_mean() -> None:
+def test_int2_takes_what_is_above_the_mean_or_nearly() -> None:
     values = np.zeros(CODEC_BLOCK, np.float32)
     values[::2] = 1.0
-    values[1::4] = -0.375  # the mean is 0.59375, three quarters of it 0.4453125
+    values[1::4] = -0.625  # the mean is 0.65625, and 31/32 of it 0.6357421875
     quantised = INT2.quantise(values)
     assert quantised.scales.tolist() == [1.0]
     assert quantised.q[0, :4].tolist() == [1, 0, 1, 0]
-    values[1::4] = -0.5
+    values[1::4] = -0.6875  # of 0.671875: 0.650390625
     assert INT2.quantise(values).q[0, :4].tolist() == [1, -1, 1, 0]
 
 
@@ -87,6 +87,13 @@ def test_topk_keeps_the_largest_and_of_equal_ones_the_first() -> None:
     assert np.flatnonzero(q).tolist() == [*range(22), *range(4000, 4010)]
     assert q[:22].tolist() == [2] * 22
     assert q[4000:4010].tolist() == [-3] * 10
+
+
+@pytest.mark.parametrize("value", [1.1, 1 / 3, 5e-7])
+def test_int2_sends_a_block_of_equal_values(value: float) -> None:
+    """Their mean may be rounded up, above all of them."""
+    values = np.full(CODEC_BLOCK, value, np.float32)
+    assert np.allclose(INT2.quantise(values).values(), values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kept", TOPK_KEPT)

@@ -4,8 +4,8 @@ int8 and int4 take their scale from the largest value of a block, which with one
 would round nearly all others to zero. Here each value's level is chosen first, and then the scale
 that leaves the least squared error of all scales:
 
-    level   int2: 1 where |x| >= fl(3/4) times the block's mean magnitude, else 0
-            topk: 3 or 2 for the `kept` largest magnitudes, else 0; 3 from HIGH times their mean
+    level   int2: 1 where |x| >= CUT times the block's mean magnitude, else 0
+            topk: 0 but for the `kept` largest; of these 3 where |x| >= CUT times their mean, else 2
     scale   (sum of level |x|) / (sum of level squared)
 
 That scale never overshoots: what is left of a block is shorter than the block, so the residual of
@@ -23,9 +23,8 @@ from p2ptrain.compress.blocks import TINY, NotFinite, Quantised
 from p2ptrain.wire.limits import CODEC_BLOCK
 
 LANES = 64
-CUT = np.float32(0.75)  # of the mean magnitude: the best cut for normal values
-LOW, HIGH = 2, 3  # levels of topk: kept values differ by little
-HIGH_CUT = np.float32(0.96875)  # of the mean of what is kept; below 1, so that one value reaches it
+CUT = np.float32(0.96875)  # of a mean; below 1, or of equal values none would reach their mean
+LOW, HIGH = 2, 3  # levels of topk: what is kept differs by little
 
 Blocks = NDArray[np.float32]
 
@@ -51,7 +50,7 @@ def quantise_largest(blocks: Blocks, kept: int) -> Quantised:
     chosen &= sizes > 0
     counts = np.maximum(chosen.sum(axis=1), 1).astype(np.float32)
     means = lane_sums(np.where(chosen, sizes, np.float32(0))) / counts
-    is_high = sizes >= (HIGH_CUT * means)[:, None]
+    is_high = sizes >= (CUT * means)[:, None]
     return _scaled(blocks, sizes, np.where(chosen, np.where(is_high, HIGH, LOW), 0).astype(np.int8))
 
 

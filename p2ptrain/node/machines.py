@@ -41,7 +41,7 @@ from p2ptrain.wire.messages import Averaging as AveragingMessage
 from p2ptrain.wire.messages import Certified, GetContribution, Message, Norm2
 from p2ptrain.wire.peer_id import PeerId
 
-INLINE_BYTES_MAX = 1 << 14  # pieces up to this size are checked without a thread
+INLINE_VALUES_MAX = 1 << 14  # pieces of up to so many values are checked without a thread
 ALIVE_EVERY_S = 1.0  # the averaging machine wants a sign of life every 2 s at least
 QUIET_S_MAX = 7.0  # a connection pings every 5 s; one that is silent for longer may be dead
 DIVERGED = (
@@ -146,8 +146,8 @@ class Machines(Following[Compute]):
         codec = CODECS[effect.codec]
         norm2: Norm2 | None
         try:
-            # A thread costs more than a small piece: 38 us for 4096 values.
-            if len(piece.data) <= INLINE_BYTES_MAX:
+            # A thread costs more than a small piece: 38 us for 4096 values, 20 to 60 in topk.
+            if codec.values(len(piece.data)) <= INLINE_VALUES_MAX:
                 norm2 = Norm2(codec.squared_norm(piece.data))
             else:
                 norm2 = Norm2(await trio.to_thread.run_sync(codec.squared_norm, piece.data))
