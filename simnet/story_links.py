@@ -112,7 +112,16 @@ class StoryWorld(World):
         self._lines = {peer: Line(access) for peer, access in accesses.items()}
         self._data_free: dict[tuple[PeerId, PeerId], float] = {}  # of the way from one to another
         self._control_free: dict[tuple[PeerId, PeerId], float] = {}
+        self._apart: set[tuple[PeerId, PeerId]] = set()
         self._sized: tuple[Message, float] | None = None
+
+    def ban(self, by: PeerId, peer: PeerId) -> None:
+        """One peer has let another go: they hear nothing of each other any more."""
+        self._apart |= {(by, peer), (peer, by)}
+
+    def reaches(self, a: PeerId, b: PeerId) -> bool:
+        """Whether neither a partition nor a ban lies between two peers."""
+        return (a, b) not in self._apart and super().reaches(a, b)
 
     def lost(self, peer: PeerId) -> None:
         """A process has died, and what it had not sent with it."""

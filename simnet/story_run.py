@@ -93,6 +93,7 @@ class Run:
             self.shells.append([kind(setup, config, chains[i], train_s, name) for name in names])
         self.watch.shells = {p: s[0] for p, s in zip(self.peers, self.shells, strict=True)}
         self.watch.on_block = self._on_block
+        self.watch.on_banned = self.world.ban
         number = {peer: i for i, peer in enumerate(self.peers)}
         self.watch.on_counted = lambda peer: self.pupils[number[peer]].counted()
 

@@ -13,9 +13,11 @@ A peer that stops again before its fault has healed is no longer waited for.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.chain import Settings
 from p2ptrain.swarm.history import Link
 from p2ptrain.wire.digest import Digest
+from p2ptrain.wire.limits import STRIKES_MAX
 from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 from simnet.checkers import Judge
@@ -68,6 +70,8 @@ class Watch(Judge):
     troubles: list[Trouble] = field(default_factory=list)
     on_block: Callable[[Applied], None] = lambda applied: None
     on_counted: Callable[[PeerId], None] = lambda peer: None
+    on_banned: Callable[[PeerId, PeerId], None] = lambda by, peer: None
+    found: dict[tuple[PeerId, PeerId], int] = field(default_factory=dict)  # faults, by whom, whose
     _waiting: list[Trouble] = field(default_factory=list)
     _healing: list[Trouble] = field(default_factory=list)
 
@@ -94,6 +98,14 @@ class Watch(Judge):
                 self._waiting.clear()
             self.on_block(self.first[block])
         self._look_for_healing(block, peer)
+
+    def struck(self, by: PeerId, error: RemoteProtocolError) -> None:
+        """A peer blames another; after STRIKES_MAX faults it lets it go, as a node does."""
+        Judge.struck(self, by, error)
+        pair = (by, PeerId(error.peer))
+        self.found[pair] = self.found.get(pair, 0) + 1
+        if self.found[pair] == STRIKES_MAX:
+            self.on_banned(*pair)
 
     # --- faults ---------------------------------------------------------------------------------
     def begins(self, trouble: Trouble) -> None:
