@@ -274,7 +274,7 @@ class Compute:
 
         Args:
           indices       (steps, batch) int32, rows of the training samples
-          round_number  learning rate and size of pictures depend on it
+          round_number  learning rate, size of pictures and codec depend on it
           noise         key of the round's random draws
 
         Raises ComputeRefused "diverged" if the gradient is not finite.
