@@ -1,19 +1,21 @@
 """Whether vanishing gradients slow a training step: processors are slow on denormal numbers.
 
-    python -m benchmarks.denormals [--repeats 20] [--models mlp,convnet,gpt,sgd,adamw]
+    python -m benchmarks.denormals [--repeats 30] [--models mlp,convnet,gpt,sgd,adamw]
 
-Two steps are timed in turn, one from usual parameters and one from parameters that make gradients
-vanish: the weights of the last layer are multiplied by 1e-16 (not all is flushed) down to
-1e-40 (denormal themselves), and the learning rate is so small that they stay. Printed is the best
-time of the vanishing step over the best of the usual one; 1.10 is the most that is allowed.
-The rows of the optimisers are their launch alone, on a gradient of that size.
+Steps are timed in turn, from usual parameters and from parameters that make gradients vanish: the
+weights of the last layer are multiplied by 1e-16 (not all is flushed) down to 1e-40 (denormal
+themselves), and the learning rate is so small that they stay. Printed is the median CPU time over
+that of the usual step; 1.10 is the most that is allowed. The first column is the usual step once
+more, and says how far equal work differs. The rows of optimisers are their launches alone, on a
+gradient of that size.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +28,20 @@ from p2ptrain.model.recorder import Weights
 from p2ptrain.train.local import Trainer, TrainingData, open_operations
 from p2ptrain.train.optimizers import OPTIMIZERS, InnerConfig, InnerOptimizer
 
-SIZES = (1e-16, 1e-20, 1e-30, 1e-40)
+SIZES = (1.0, 1e-16, 1e-20, 1e-30, 1e-40)  # of what is timed beside the usual step
 TIED_HEAD = "token.weight"
 SAMPLES = 256
 STEPS = 4
 PARAMETERS = 1 << 20  # of the optimisers
 RATE = 1e-35  # a learning rate that changes no parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is done before the clock starts, and what is timed."""
+
+    prepare: Callable[[], object]
+    work: Callable[[], object]
 
 
 def networks() -> dict[str, tuple[Network, InnerConfig]]:
@@ -72,72 +82,74 @@ def vanishing(trainer: Trainer, start: NDArray[np.float32], size: float) -> NDAr
     return vector
 
 
-def ratio(usual: Callable[[], object], other: Callable[[], object], repeats: int) -> float:
-    """Best time of the other over best time of the usual, taken in turn."""
-    best = [np.inf, np.inf]
-    for _ in range(repeats + 1):
-        for i, work in enumerate((usual, other)):
-            begun = time.perf_counter()
-            work()
-            best[i] = min(best[i], time.perf_counter() - begun)
-    return float(best[1] / best[0])
+def ratios(trials: Sequence[Trial], repeats: int) -> list[float]:
+    """Median CPU time of each trial over that of the first; they take turns."""
+    seconds: list[list[float]] = [[] for _ in trials]
+    for repeat in range(repeats + 1):
+        for trial, taken in zip(trials, seconds, strict=True):
+            trial.prepare()
+            begun = time.process_time()
+            trial.work()
+            if repeat:  # the first compiles
+                taken.append(time.process_time() - begun)
+    medians = [median(taken) for taken in seconds]
+    return [each / medians[0] for each in medians[1:]]
 
 
-def measure(name: str, repeats: int) -> str:
-    """One row of the table."""
+def of_model(name: str) -> list[Trial]:
+    """Steps from the usual parameters, and from some that make gradients vanish."""
     network, inner = networks()[name]
     trainer = Trainer(open_operations(open_device()), network, inner, some_data(network), 1)
     start = trainer.initial_parameters()
     order = np.arange(STEPS * inner.batch, dtype=np.int32) % trainer.sample_count
     indices = order.reshape(STEPS, inner.batch)
-    cells = []
-    for size in SIZES:
-        tiny = vanishing(trainer, start, size)
 
-        def usual() -> object:
-            return trainer.pseudo_gradient(start, indices)
+    def trial(size: float) -> Trial:
+        vector = vanishing(trainer, start, size)
+        return Trial(lambda: None, lambda: trainer.pseudo_gradient(vector, indices))
 
-        def other(tiny: NDArray[np.float32] = tiny) -> object:
-            return trainer.pseudo_gradient(tiny, indices)
-
-        cells.append(f"{ratio(usual, other, repeats):.2f}")
-    return f"| {name} | {' | '.join(cells)} |"
+    return [trial(size) for size in (1.0, *SIZES)]
 
 
-def measure_optimizer(name: str, repeats: int) -> str:
-    """One row of the table: the optimiser's launches alone."""
+def of_optimizer(name: str) -> list[Trial]:
+    """The optimiser's launches alone, on the same memory, after its moments have followed."""
     operations = open_operations(open_device())
     device = operations.device
     random = np.random.default_rng(0).uniform(-1, 1, PARAMETERS).astype(np.float32)
+    parameters, gradient = device.upload(random), device.upload(random)
     config, everywhere = InnerConfig(optimizer=name), np.ones(PARAMETERS, np.uint8)
+    optimizer = InnerOptimizer(operations, config, Weights(parameters, gradient), everywhere)
 
-    def steps(size: float) -> Callable[[], object]:
-        weights = Weights(device.upload(random), device.upload(random * np.float32(size)))
-        optimizer = InnerOptimizer(operations, config, weights, everywhere)
+    def work() -> None:
+        for step in range(STEPS):
+            optimizer.enqueue(step)
+        device.finish()
 
-        def work() -> object:
-            for step in range(STEPS):
-                optimizer.enqueue(step)
-            device.finish()
-            return None
+    def trial(size: float) -> Trial:
+        values = random * np.float32(size)
 
-        return work
+        def prepare() -> None:
+            parameters.write(random)
+            gradient.write(values)
+            work()
 
-    cells = [f"{ratio(steps(1.0), steps(size), repeats):.2f}" for size in SIZES]
-    return f"| {name} alone | {' | '.join(cells)} |"
+        return Trial(prepare, work)
+
+    return [trial(size) for size in (1.0, *SIZES)]
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--models", default="mlp,convnet,gpt,sgd,adamw")
     options = parser.parse_args()
-    sizes = " | ".join(f"{size:.0e}" for size in SIZES)
-    sys.stdout.write(f"| step of | {sizes} |\n|---|---|---|---|---|\n")
+    sizes = " | ".join(f"{size:.0e}" for size in SIZES[1:])
+    sys.stdout.write(f"| step of | usual again | {sizes} |\n|---|---:|---:|---:|---:|---:|\n")
     for name in options.models.split(","):
-        row = measure_optimizer if name in OPTIMIZERS else measure
-        sys.stdout.write(row(name, options.repeats) + "\n")
+        trials = of_optimizer(name) if name in OPTIMIZERS else of_model(name)
+        cells = " | ".join(f"{ratio:.2f}" for ratio in ratios(trials, options.repeats))
+        sys.stdout.write(f"| {name} | {cells} |\n")
         sys.stdout.flush()
 
 

@@ -26,7 +26,8 @@
  * G is the gradient times the factor, and +0 where it is small: under 2^-63 in SGD (flush_tiny),
  * under 2^-56 in AdamW, so that rest2 * G^2 is a normal number for every beta2 up to 0.9999. w and
  * m are flushed by flush_tiny, v where it would be denormal. A vanishing gradient costs no more
- * than another.
+ * than another: it is flushed before the product too, which changes no bit, since the factor is at
+ * most 1, and spares processors a product of denormal numbers.
  *
  * Root and quotient of AdamW. An update need not be rounded as well as a weight, of which it is a
  * thousandth part, so both are shorter than det_sqrt and det_div: a first guess from the integer,
@@ -103,7 +104,7 @@ __kernel void sgd_step(__global float *restrict w, __global const float *restric
     const size_t end = MIN(begin + each, (size_t)n);
     OVERLAP
     for (size_t i = begin; i < end; i++) {
-        const float gradient = flush_tiny(g[i] * scale);
+        const float gradient = flush_tiny(flush_tiny(g[i]) * scale);
         const float push = fused(where(decays[i], decay), w[i], gradient);
         const float moved = flush_tiny(fused(momentum, m[i], push));
         m[i] = moved;
@@ -121,7 +122,7 @@ __kernel void nesterov_step(__global float *restrict w, __global const float *re
     const size_t end = MIN(begin + each, (size_t)n);
     OVERLAP
     for (size_t i = begin; i < end; i++) {
-        const float gradient = flush_tiny(g[i] * scale);
+        const float gradient = flush_tiny(flush_tiny(g[i]) * scale);
         const float push = fused(where(decays[i], decay), w[i], gradient);
         const float moved = flush_tiny(fused(momentum, m[i], push));
         m[i] = moved;
@@ -141,7 +142,7 @@ __kernel void adamw_step(__global float *restrict w, __global const float *restr
     const size_t begin = (size_t)get_global_id(0) * each;
     const size_t end = MIN(begin + each, (size_t)n);
     for (size_t i = begin; i < end; i++) {
-        const float gradient = flush_square_tiny(g[i] * scale);
+        const float gradient = flush_square_tiny(flush_square_tiny(g[i]) * scale);
         const float first = flush_tiny(fused(beta1, m[i], rest1 * gradient));
         const float second = flush_denormal(fused(rest2 * gradient, gradient, beta2 * v[i]));
         const float size = fused(root_of_moment(second), spread, epsilon);
@@ -168,7 +169,7 @@ __kernel void adamw_parts(__global float *restrict w, __global const float *rest
         OVERLAP
         for (size_t k = 0; k < PART; k++) {
             const size_t i = part + k;
-            const float gradient = flush_square_tiny(g[i] * scale);
+            const float gradient = flush_square_tiny(flush_square_tiny(g[i]) * scale);
             m[i] = flush_tiny(fused(beta1, m[i], rest1 * gradient));
             v[i] = flush_denormal(fused(rest2 * gradient, gradient, beta2 * v[i]));
         }
