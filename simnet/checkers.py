@@ -5,7 +5,8 @@ Safety is judged all the time, whatever the faults:
   S1  certificates on one parent carry one list, if nobody lies. Every vote ever sent counts: a
       certificate exists as soon as a quorum has signed, even if nobody ever put it together.
       BRANCH blocks are apart: they are what is left when a quorum is lost. And nobody adopts a
-      block without the ballots that it takes, each really given, or by the word of liars alone
+      block without the ballots that it takes, each really given; no member by the word of liars
+      alone
   S2  final blocks are on one chain, with up to floor((M-1)/3) liars in every roster on the way.
       Chains that part at a BRANCH are apart: nothing on a branch is final for its parent's
       roster, and when all are together again no final block has been dropped for a branch
@@ -220,7 +221,8 @@ class Judge:
         where = f"{peer[-6:]} adopts {short(vote.block)}"
         if len(given) < needed:
             raise ViolationError("S1", f"{where} with {len(given)} ballots of {needed}")
-        if given <= self.liars and self._tolerable(parent.block):
+        inside = parent.member(peer) is not None  # from outside nobody can tell who is needed
+        if inside and given <= self.liars and self._tolerable(parent.block):
             raise ViolationError("S1", f"{where} by the word of liars alone")
         if peer in given:  # one peer alone tells nobody how it votes
             self.said.add((peer, vote))

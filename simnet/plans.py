@@ -238,7 +238,7 @@ def draw_slow(rng: random.Random, members: int) -> Plan:
 
     Nobody knows the delay beforehand: views must grow until a proposal and its votes fit into one.
     """
-    count = members or rng.randint(3, 4)
+    count = members or rng.randint(2, 4)
     slow = Network(rng.uniform(0.6, 0.9), 0.0, 0.0, True)
     train_s = tuple(rng.uniform(0.1, 1.0) for _ in range(count))
     return Plan(

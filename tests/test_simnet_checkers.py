@@ -155,8 +155,11 @@ def test_a_block_adopted_by_the_word_of_a_liar_breaks_s1() -> None:
     made = Chain(History(replace(made.history.genesis, roster=roster)))
     made.branch(SIGNERS[:1])
     judge = judge_of(made, liars=frozenset({SIGNERS[0].peer}))
+    said = {(SIGNERS[0].peer, vote_of(made.history.link(1).certificate))}
+    judge.said |= said
+    judge.applied(ME, made.history.link(1), (), 0.0)  # an outsider cannot know better
     with pytest.raises(ViolationError, match=r"S1: .* by the word of liars alone"):
-        judge.applied(ME, made.history.link(1), (), 0.0)
+        judge.applied(SIGNERS[1].peer, made.history.link(1), (), 0.0)
 
 
 def test_a_final_block_that_is_dropped_for_a_branch_breaks_s2() -> None:
