@@ -17,7 +17,7 @@ from p2ptrain.wire.messages import BRANCH, ROUND
 from simnet.shell import Shell
 from simnet.story_run import Run
 from simnet.story_training import BATCH_SIMULATED_MAX, STEPS_SIMULATED_MAX, Marks
-from simnet.story_watch import Applied, holds
+from simnet.story_watch import Applied, Trouble, holds
 
 CURVE_LINES = 10  # of the table that people read; the rest is in --json
 FAULT_LINES = 20
@@ -36,10 +36,14 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class FaultLine:
-    """A fault: seconds to the next round, and from its end until it had healed; None: never."""
+    """A fault: seconds to the next round, and from its end until it had healed; None: never.
+
+    over  whether it ended before the story did
+    """
 
     what: str
     at_s: float
+    over: bool
     waited_s: float | None
     healed_s: float | None
 
@@ -177,6 +181,10 @@ def _height(shell: Shell) -> int:
     return shell.storage.history.height_of(shell.storage.applied) or 0
 
 
+def _is_over(run: Run, trouble: Trouble) -> bool:
+    return trouble.over_s is not None and trouble.over_s <= run.ended_s
+
+
 def _missed(rounds: Sequence[Applied]) -> float:
     could = sum(a.live for a in rounds)
     did = sum(min(len(a.link.certificate.block.entries), a.live) for a in rounds)
@@ -270,7 +278,7 @@ def _fault_lines(faults: Sequence[FaultLine]) -> list[str]:
     if not faults:
         return []
     lines = [
-        f"  {f.at_s:8.1f}  {_after(f.waited_s):>10}  {_after(f.healed_s):>9}  {f.what}"
+        f"  {f.at_s:8.1f}  {_after(f.waited_s):>10}  {_healed(f):>9}  {f.what}"
         for f in faults[:FAULT_LINES]
     ]
     if len(faults) > FAULT_LINES:
@@ -282,6 +290,10 @@ def _fault_lines(faults: Sequence[FaultLine]) -> list[str]:
 
 def _after(seconds: float | None) -> str:
     return "never" if seconds is None else f"{seconds:.1f} s"
+
+
+def _healed(fault: FaultLine) -> str:
+    return _after(fault.healed_s) if fault.over else "not over"
 
 
 def _seconds(seconds: float) -> str:

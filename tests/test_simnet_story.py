@@ -188,10 +188,19 @@ at_s = 22
         "crash",
     ]
     for fault in report.faults:
+        assert fault.over
         assert fault.waited_s is not None
         assert fault.healed_s is not None
         assert fault.waited_s < 10, fault
         assert fault.healed_s < 10, fault
+
+
+def test_a_fault_that_outlasts_the_story_is_told_as_not_over() -> None:
+    crash = '[[faults]]\nkind = "crash"\npeers = [1]\nat_s = 2\nfor_s = 1000\n'
+    report = told(HOME.replace("1_000_000", "40_000") + crash)
+    (fault,) = report.faults
+    assert (fault.over, fault.healed_s) == (False, None)
+    assert "not over  crash of 1" in text_of(report)
 
 
 def test_a_partition_heals_and_its_lone_rounds_are_dropped() -> None:
