@@ -151,7 +151,11 @@ def report_of(run: Run) -> Report:
         round_p90_s=sorted(gaps)[ceil(0.9 * len(gaps)) - 1] if gaps else nan,
         traffic=traffic,
         curve=tuple(_curve(run, rounds)),
-        faults=tuple(FaultLine(t.what, t.at_s, t.waited_s, t.healed_s) for t in run.watch.troubles),
+        faults=tuple(
+            FaultLine(t.what, t.at_s, _is_over(run, t), t.waited_s, t.healed_s)
+            for t in run.watch.troubles
+            if t.at_s <= run.ended_s
+        ),
         distinct_states=len(states),
         behind=sum(not rounds or not holds(s, rounds[-1].link.context.block) for s in honest),
         strikes=sum(by not in run.watch.liars for by, _, _ in run.watch.strikes),
