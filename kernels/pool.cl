@@ -197,11 +197,12 @@ static inline void add_gradient_of_max(__global const float *restrict window,
     int first[VECTOR]; /* the number of the pixel */
     for (int l = 0; l < count; l++)
         first[l] = -1;
-    for (int k = S * S - 1; k >= 0; k--) {
-        __global const float *pixel = window + k / S * row + (size_t)(k % S) * C;
-        for (int l = 0; l < count; l++)
-            first[l] = is_same(flush_tiny(pixel[l]), y[l]) ? k : first[l];
-    }
+    for (int ky = S - 1; ky >= 0; ky--)
+        for (int kx = S - 1; kx >= 0; kx--) {
+            __global const float *pixel = window + ky * row + (size_t)kx * C;
+            for (int l = 0; l < count; l++)
+                first[l] = is_same(flush_tiny(pixel[l]), y[l]) ? ky * S + kx : first[l];
+        }
     for (int ky = ky0; ky < ky1; ky++)
         for (int kx = 0; kx < S; kx++) {
             __global float *pixel = out + ky * row + (size_t)kx * C;
