@@ -136,6 +136,7 @@ def measure(task: Task, ways: list[Way], seeds: int, rounds: int) -> None:
     results: dict[str, list[Evaluation]] = {way.name: [] for way in ways}
     operations = open_operations(open_device())
     for seed in range(seeds):
+        sys.stderr.write(f"seed {seed + 1} of {seeds}\n")
         trainer = Trainer(operations, task.network, task.inner, task.data, seed)
         fresh = trainer.inner_state()
         for way in ways:

@@ -324,6 +324,20 @@ async def test_nodes_that_meet_end_with_the_same_bits(swarm: Swarm) -> None:
         assert swarm.exported_by(run) == run.summary.weights_sha256, "the last round is final"
 
 
+async def test_nodes_warm_up_and_then_send_few_values(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.replace('"int4"', '"topk", topk = 512, warmup_rounds = 2')
+    recipe = recipe.replace('"nesterov", learning_rate = 0.7, momentum = 0.5', '"plain"')
+    monkeypatch.setitem(globals(), "RECIPE", recipe)
+    runs = await live(swarm, 12, [ignore, ignore], wait_for=1)
+    assert agree(runs, 12)
+    for run in runs:
+        assert not run.told("strike") and not run.told("warning")  # noqa: PT018
+        assert run.summary and run.summary.contributed > 3  # noqa: PT018
+        assert (run.summary.accuracy or 0) > 0.5
+
+
 async def test_a_lone_node_survives_the_death_of_its_compute_process(swarm: Swarm) -> None:
     """Wherever it dies: while it trains, reduces or evaluates, nobody else can help."""
 

@@ -3,10 +3,7 @@
 from dataclasses import replace
 
 import pytest
-import test_round
 from swarm_router import SETTINGS, SWARM, Router, chain_of, work
-from test_applied import kernel_cache  # noqa: F401
-from test_round import Swarm, agree, ignore, live, swarm  # noqa: F401
 
 from p2ptrain.compress.codecs import CODECS, WARMUP_CODEC
 from p2ptrain.config import Recipe
@@ -102,22 +99,3 @@ def test_the_machine_is_told_of_both_codecs() -> None:
 def test_int4_has_no_warmup_unless_it_is_asked_for() -> None:
     assert settings_with('codec = "int4"').codec_after(0) == 4
     assert settings_with('codec = "int4"\nwarmup_rounds = 1').codec_after(0) == 8
-
-
-async def test_nodes_train_the_digits_with_few_values(
-    swarm: Swarm,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Whole nodes, real devices, warm-up and topk: equal bits at the end, and they have learned."""
-    recipe = test_round.RECIPE.replace('"int4"', '"topk", topk = 512, warmup_rounds = 3')
-    recipe = recipe.replace('"nesterov", learning_rate = 0.7, momentum = 0.5', '"plain"')
-    monkeypatch.setattr(test_round, "RECIPE", recipe)
-    runs = await live(swarm, 24, [ignore, ignore], wait_for=1)
-    assert agree(runs, 24)
-    for run in runs:
-        assert not run.told("strike")
-        assert not run.told("warning")
-        assert run.summary is not None
-        assert run.summary.contributed > 6
-        assert run.summary.accuracy is not None
-        assert run.summary.accuracy > 0.75
