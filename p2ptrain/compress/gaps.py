@@ -6,8 +6,9 @@ high part, written in unary: so many 0s and a 1. Three areas of fixed length hol
 the high parts and the values; what is not used of them is 0. So the ones in the high area are
 counted first, and any set of positions has one encoding.
 
-Every block has the same length, that of the worst case: 4 to 5 bits in a hundred above the mean. In return the sizes of shards follow from the recipe alone, and nobody's choice of
-positions can make a message longer.
+Every block has the same length, that of the worst case: 4 to 5 bits in a hundred above the mean.
+In return the sizes of shards follow from the recipe alone, and nobody's choice of positions can
+make a message longer.
 
 Rice and Plaunt, Adaptive Variable-Length Coding for Efficient Compression of Spacecraft Television
 Data, 1971; the parts lie apart as in Elias, Efficient Storage and Retrieval by Content, 1974.
