@@ -1,5 +1,8 @@
 """Golden cases of the kernels of image classifiers."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +44,14 @@ def cases() -> list[Case]:
         Case("pool", "max_pool", run_max_pool, twin_max_pool, ("pool.max",)),
         Case("pool", "average_pool", run_average_pool, twin_average_pool, ("pool.mean",)),
         Case("pool", "global_pool", run_global_pool, twin_global_pool, ("pool.global",)),
-        Case("groupnorm", "group_norm", run_group_norm, twin_group_norm),
+        *(
+            Case("groupnorm", name, run_group_norm(norm), twin_group_norm(norm), used_by)
+            for name, norm, used_by in (
+                ("group_norm", NORM, ()),
+                # At the end of a residual block's branch the ReLU comes behind the addition.
+                ("group_norm_alone", replace(NORM, relu=False), ("residual.",)),
+            )
+        ),
         Case("images", "gather_images", run_images, twin_images),
     ]
 
@@ -137,29 +147,38 @@ def norm_scale() -> Floats:
     return norm_parameters()[NORM.scale_offset :][: NORM.channels]
 
 
-def run_group_norm(operations: Operations) -> Array:
+def run_group_norm(norm: GroupNorm) -> Callable[[Operations], Array]:
     """Forward, statistics and all gradients."""
-    device = operations.device
-    x, d, flat = (device.upload(values) for values in (normed(1), normed(2), norm_parameters()))
-    y, dx, gradient = device.empty(x.shape), device.empty(x.shape), device.zeros(flat.shape)
-    stats = device.empty((NORM.batch, NORM.groups, 2))
-    forward = finished(group_norm_forward(operations, NORM, x, flat, y, stats), y)
-    arrays = GroupNormBackward(x, y, stats, d, dx)
-    backward = finished(group_norm_backward(operations, NORM, arrays, flat, gradient), dx)
-    return joined(forward, stats.read(), backward, gradient.read())
+
+    def run(operations: Operations) -> Array:
+        device = operations.device
+        x, d, flat = map(device.upload, (normed(1), normed(2), norm_parameters()))
+        y, dx, gradient = device.empty(x.shape), device.empty(x.shape), device.zeros(flat.shape)
+        stats = device.empty((norm.batch, norm.groups, 2))
+        forward = finished(group_norm_forward(operations, norm, x, flat, y, stats), y)
+        arrays = GroupNormBackward(x, y, stats, d, dx)
+        backward = finished(group_norm_backward(operations, norm, arrays, flat, gradient), dx)
+        return joined(forward, stats.read(), backward, gradient.read())
+
+    return run
 
 
-def twin_group_norm() -> Array:
+def twin_group_norm(norm: GroupNorm) -> Callable[[], Array]:
     """As run_group_norm."""
-    shift = norm_parameters()[NORM.shift_offset :]
-    y, stats = reference_groupnorm.group_norm(normed(1), norm_scale(), shift, NORM.groups, True)
-    dx, scale_slope, shift_slope = reference_groupnorm.group_norm_backward(
-        (normed(1), y, stats), normed(2), norm_scale(), True
-    )
-    gradient = np.zeros_like(norm_parameters())
-    gradient[NORM.scale_offset :][: NORM.channels] = scale_slope
-    gradient[NORM.shift_offset :] = shift_slope
-    return joined(y, stats, dx, gradient)
+
+    def twin() -> Array:
+        x, d, scale, relu = normed(1), normed(2), norm_scale(), norm.relu
+        shift = norm_parameters()[norm.shift_offset :]
+        y, stats = reference_groupnorm.group_norm(x, scale, shift, norm.groups, relu)
+        dx, scale_slope, shift_slope = reference_groupnorm.group_norm_backward(
+            (x, y, stats), d, scale, relu
+        )
+        gradient = np.zeros_like(norm_parameters())
+        gradient[norm.scale_offset :][: norm.channels] = scale_slope
+        gradient[norm.shift_offset :] = shift_slope
+        return joined(y, stats, dx, gradient)
+
+    return twin
 
 
 # --- images.cl ---------------------------------------------------------------------------------

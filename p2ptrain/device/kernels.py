@@ -76,15 +76,14 @@ def read_source(*names: str) -> str:
     return "\n".join(expand(f"{name}.cl") for name in names)
 
 
-def program_of(file: str) -> str:
-    """Which file stands for the program that kernels/<file>.cl is built in without tunables."""
-    return TOGETHER[0] if file in TOGETHER else file
+def files_of(file: str) -> tuple[str, ...]:
+    """The files of the program that kernels/<file>.cl is built in without tunables."""
+    return TOGETHER if file in TOGETHER else (file,)
 
 
 def source_bytes(file: str) -> int:
-    """Length of the source of the program that program_of names."""
-    names = TOGETHER if file == TOGETHER[0] else (file,)
-    return sum((source_folder() / f"{name}.cl").stat().st_size for name in names)
+    """Length of the source of that program, by which the time to compile it may be guessed."""
+    return sum((source_folder() / f"{name}.cl").stat().st_size for name in files_of(file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ class KernelLibrary:
 
     def _program(self, file: str, defines: tuple[str, ...]) -> Any:
         plain = not set(defines) - {CONTRACTED_FMA}
-        files = TOGETHER if plain and program_of(file) == TOGETHER[0] else (file,)
+        files = files_of(file) if plain else (file,)
         if (files, defines) not in self._programs:
             self._programs[files, defines] = build(self.device, files, defines)
         return self._programs[files, defines]

@@ -18,7 +18,7 @@ from p2ptrain.compress.feedback import join_values, shard_lengths
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
 from p2ptrain.device.golden import cases
 from p2ptrain.device.golden_inputs import Case
-from p2ptrain.device.kernels import program_of, source_bytes, source_folder
+from p2ptrain.device.kernels import TOGETHER, source_bytes, source_folder
 from p2ptrain.device.opencl import open_device
 from p2ptrain.device.selftest import self_test
 from p2ptrain.train import worker_messages as wire
@@ -80,14 +80,16 @@ class Engine:
     def preparations(self) -> list[Callable[[], object]]:
         """What compiles all that a run needs, in parts that can be done in any order.
 
-        One part for the self-test of each file of kernels, the largest first, since it takes
-        longest; then the quantisers; at the end a step of each size of pictures.
+        A part for each case of the self-test, those of the longest files first, since they take
+        longest, and one for all of what is a single program; then the quantisers; at the end a
+        step of each size of pictures.
         """
-        by_file: dict[str, list[Case]] = {}
+        alike: dict[tuple[int, str], list[Case]] = {}
         for case in cases(self._kernels):
-            by_file.setdefault(program_of(case.file), []).append(case)
-        parts = [partial(self._try, by_file[name]) for name in sorted(by_file, key=source_bytes)]
-        return [*reversed(parts), self._compressor.check, self._one_of_each_step]
+            name = "" if case.file in TOGETHER else case.name
+            alike.setdefault((-source_bytes(case.file), name), []).append(case)
+        parts = [partial(self._try, alike[key]) for key in sorted(alike)]
+        return [*parts, self._compressor.check, self._one_of_each_step]
 
     def answer(self, request: wire.Request) -> wire.Answer:
         """Do what is asked; all but training.
