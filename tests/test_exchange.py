@@ -1,17 +1,16 @@
-"""Which contributions a proposer may list, and when and of whom what is missing is asked for."""
+"""Which contributions a proposer may list: those of which an honest voter holds all."""
 
 import pytest
 from swarm_router import SWARM, Router, work
 
-from p2ptrain.swarm.contributions import entry_of
-from p2ptrain.swarm.effects import CommitRecord, Effect, Send
-from p2ptrain.swarm.exchange import Exchange, Forbearance
+from p2ptrain.swarm.effects import CommitRecord
+from p2ptrain.swarm.exchange import Exchange
 from p2ptrain.wire.codec import commit_digest
 from p2ptrain.wire.digest import ZERO_DIGEST
 from p2ptrain.wire.envelope import sign_statement
-from p2ptrain.wire.messages import ROUND, Block, Commit, GetContribution, Have, Piece, Signed
+from p2ptrain.wire.messages import Commit, Have, Signed
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_proofs, merkle_root
+from p2ptrain.wire.shards import merkle_root
 
 
 class Table:
@@ -57,42 +56,3 @@ def test_what_only_liars_claim_to_hold_is_not_listed(voters: int, accomplices: i
     assert table.liar not in table.listed
     table.vouch(table.others[accomplices])
     assert table.liar in table.listed
-
-
-# --- what is missing ----------------------------------------------------------------------------
-def asked(effects: list[Effect]) -> list[PeerId]:
-    """Whom these effects ask for a contribution."""
-    return [e.to for e in effects if isinstance(e, Send) and isinstance(e.message, GetContribution)]
-
-
-def at(now: float) -> Forbearance:
-    return Forbearance(now, quiet_s=5.0, most_s=60.0)
-
-
-def test_asking_for_what_a_proposal_lists_has_turns_of_its_own() -> None:
-    table = Table(4)
-    held = table.exchange.held.first_of(table.liar)
-    assert held is not None
-    block = Block(table.router.base.block, ROUND, (entry_of(held),), (), (), ())
-    proposer, other = table.others[:2]
-    assert asked(table.exchange.fetch_partial(at(0.0), ())) == [table.liar]
-    order = [asked(table.exchange.fetch(block, proposer, at(float(i))))[0] for i in range(3)]
-    assert order == [proposer, table.liar, other]
-    assert asked(table.exchange.fetch_partial(at(9.0), {held.name})) == [], "that is fetched"
-
-
-def test_what_keeps_coming_is_not_asked_for_until_it_is_quiet_or_too_slow() -> None:
-    table = Table(4)
-    exchange, held = table.exchange, table.exchange.held.first_of(table.liar)
-    assert held is not None
-    shards = work(table.liar, table.router.base).shards
-    proofs = merkle_proofs(shards)
-    piece = Piece(table.router.base.block, table.liar, 0, proofs[0], shards[0])
-    assert exchange.piece(1.0, table.others[0], piece) != []
-    assert asked(exchange.fetch_partial(at(5.9), ())) == []
-    assert asked(exchange.fetch_partial(at(6.0), ())) == [table.liar], "quiet for 5 s"
-    assert exchange.piece(7.0, table.liar, piece) == [], "held already: that is no progress"
-    assert asked(exchange.fetch_partial(at(7.1), ())) == table.others[:1]
-    held.moved_at = 65.8
-    assert asked(exchange.fetch_partial(at(65.85), ())) == []
-    assert len(asked(exchange.fetch_partial(at(65.9), ()))) == 1, "60 s after it was due"
