@@ -41,7 +41,6 @@ from math import inf
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
 from p2ptrain.swarm.chain import Context, proposer
 from p2ptrain.swarm.effects import CommitRecord, Effect, Persist
-from p2ptrain.swarm.exchange import Forbearance
 from p2ptrain.swarm.inputs import Contribution
 from p2ptrain.swarm.showing import Showing
 from p2ptrain.swarm.standing import STUCK_AFTER
@@ -49,6 +48,7 @@ from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import BLOCKS_PER_PARENT_MAX
 from p2ptrain.wire.messages import (
+    ROUND,
     Certificate,
     Certified,
     Commit,
@@ -128,8 +128,6 @@ class Averaging(Showing):
             effects += self._view_failed(now)
         if now >= self._next_retry:
             effects += self._retry(now)
-        if now >= self._fetch_at:
-            effects += self._fetch_listed(now)
         if now >= self._introduce_at:
             effects += self._introduce(now, self._connected or ())
         return effects + self._settle(now)
@@ -138,7 +136,6 @@ class Averaging(Showing):
     def deadline(self) -> float:
         """When expire must be called next, seconds on the caller's clock; inf: never."""
         times = [self._views.deadline, self._next_retry, self._introduce_at, self._sitting.ends_at]
-        times.append(self._fetch_at)
         if self._grace_at is not None and self._proposal is None:
             times.append(self._grace_at)
         if self._is_voter and not self.finished:
@@ -154,8 +151,6 @@ class Averaging(Showing):
         if self._views.deadline < inf:
             self._views.deadline = now + self._views.limit
         self._next_retry = now + self._views.retry
-        if self._fetch_at < inf:
-            self._fetch_at = now + self.config.timing.fetch_s
         return self._send(self._others(self.context), GetVotes(self.context.block))
 
     # --- deadlines ----------------------------------------------------------------------------
@@ -178,12 +173,12 @@ class Averaging(Showing):
         if self.finished:
             return effects
         exchange, pending = self._exchange, self._proposal
-        patience = Forbearance(now, self._views.retry, self.config.timing.view_max_s)
-        entries = () if pending is None else pending.proposal.block.entries
-        effects += exchange.fetch_partial(patience, frozenset(e.commit for e in entries))
+        effects += exchange.fetch_partial()
         if self._views.deadline == inf and not self._sitting.asking:
             return effects  # nobody has begun on this block
         effects += exchange.announce()
+        if pending is not None and pending.proposal.block.kind == ROUND and self._is_voter:
+            effects += exchange.fetch(pending.proposal.block, pending.message.signed.signer)
         if self._is_voter:
             effects += self._repeat_ourselves()
         return effects + self._send(self._other_voters(), GetVotes(self.context.block))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import inf
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.certificates import Rules
@@ -36,9 +35,7 @@ from p2ptrain.wire.shards import merkle_check, merkle_proofs
 class Held:
     """One commit and what is held of its shards.
 
-    bad       a shard of it was refused by the codec, or by its own norm: it can never be whole
-    moved_at  when a piece that was missing last came, seconds on the caller's clock
-    due_at    when it could first have been asked for, had no pieces been coming; inf: not yet
+    bad  a shard of it was refused by the codec, or by its own norm: it can never be whole
     """
 
     signed: Signed
@@ -48,8 +45,6 @@ class Held:
     proofs: dict[int, tuple[Digest, ...]] = field(default_factory=dict)
     checking: set[int] = field(default_factory=set)
     bad: bool = False
-    moved_at: float = -inf
-    due_at: float = inf
 
     @property
     def whole(self) -> bool:

@@ -311,7 +311,7 @@ class Deciding(Standing):
         self._blocks[pending.name] = proposal.block
         self._exchange.open = True
         self._views.arm(now + self._views.limit)
-        self._await_listed(now)
+        self._next_retry = min(self._next_retry, now + self._views.retry)
 
     def _propose_branch(self, now: float) -> list[Effect] | None:
         views, context = self._views, self.context

@@ -8,17 +8,13 @@ is the newest block. Its rules (protocol/averaging.md sections 2 to 4):
   - Once a view has failed, or a proposal has fixed the set, pieces go to every voter that asks:
     a voter whose own work is lost must still be able to reduce and vote.
   - What is missing is asked for: of the contributor first, then of every voter in turn, since any
-    holder may answer. What a proposal lists is asked for sooner, and of its proposer first; that
-    has turns of its own, or a request could skip who has it. As long as pieces of a contribution
-    keep coming it is not asked for: the rest of it waits in a queue on a thin link, and asking
-    would have it sent twice. That forbearance ends, since a liar could send one piece now and then.
+    holder may answer.
   - A Have tells the view's proposer what is held whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 from p2ptrain.swarm.chain import Context, liars_max, shards_reduced_by, voters
 from p2ptrain.swarm.contributions import Contributions, Held
@@ -41,26 +37,6 @@ from p2ptrain.wire.messages import (
 from p2ptrain.wire.peer_id import PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Forbearance:
-    """When what is missing is not asked for: its pieces are coming.
-
-    now      seconds on the caller's clock
-    quiet_s  it counts as coming for so long after its last piece
-    most_s   and it is asked for after so long all the same
-    """
-
-    now: float
-    quiet_s: float
-    most_s: float
-
-    def covers(self, held: Held) -> bool:
-        """Whether a contribution is left to come by itself; notes since when."""
-        held.due_at = min(held.due_at, self.now)
-        coming = self.now < held.moved_at + self.quiet_s
-        return coming and self.now < held.due_at + self.most_s
-
-
 class Exchange:
     """The contributions to one block, and the messages that spread them."""
 
@@ -73,7 +49,6 @@ class Exchange:
         self.open = False  # pieces go to whoever asks: a view failed, or a set was proposed
         self._scattered: set[PeerId] = set()  # voters that were sent our pieces
         self._asked: dict[Digest, int] = {}  # how often a contribution was asked for
-        self._fetched: dict[Digest, int] = {}  # and how often because a proposal lists it
         self._have_sent: tuple[PeerId, tuple[Digest, ...]] | None = None
         self.haves: dict[PeerId, frozenset[Digest]] = {}
 
@@ -134,7 +109,7 @@ class Exchange:
             return [] if known_liar else [Proof(first.signed, signed)]
         return self._scatter_to(signed.signer)
 
-    def piece(self, now: float, sender: PeerId, piece: Piece) -> list[Effect]:
+    def piece(self, sender: PeerId, piece: Piece) -> list[Effect]:
         """Take a piece: it is checked by the shell before it counts."""
         if self.held.first_of(piece.contributor) is None:  # rule 3.1; its Commit may be on the way
             return [Send(sender, GetContribution(piece.parent, piece.contributor, ()))]
@@ -142,7 +117,6 @@ class Exchange:
         if held is None:
             return []
         held.checking.add(piece.shard)
-        held.moved_at = now
         held.proofs[piece.shard] = piece.proof
         return [CheckPiece(sender, piece, self.codec)]
 
@@ -167,16 +141,12 @@ class Exchange:
         return effects
 
     # --- what is missing ----------------------------------------------------------------------
-    def fetch_partial(self, patience: Forbearance, listed: Collection[Digest]) -> list[Effect]:
-        """Ask for the rest of all contributions whose Commit is held, but for those in `listed`."""
+    def fetch_partial(self) -> list[Effect]:
+        """Ask for the rest of all contributions whose Commit is held."""
         effects: list[Effect] = []
         for held in self.held.everything():
-            if held.bad or held.name in listed or not held.missing() or not self._may_receive():
-                continue
-            if not patience.covers(held):
-                signer = held.signed.signer
-                request = self._request(signer, held.missing())
-                effects += self._ask(self._asked, held.name, request, (signer,))
+            if not held.bad and held.missing() and self._may_receive():
+                effects += self._ask(held.name, held.signed.signer, held.missing(), ())
         return effects
 
     def _may_receive(self) -> bool:
@@ -191,34 +161,27 @@ class Exchange:
                 lacking.append(entry.peer)
         return lacking
 
-    def fetch(self, block: Block, first: PeerId, patience: Forbearance) -> list[Effect]:
+    def fetch(self, block: Block, first: PeerId) -> list[Effect]:
         """Ask for what a proposed set lacks: its proposer (`first`), then the others in turn."""
         effects: list[Effect] = []
         every = tuple(range(len(self._config.settings.shard_bytes)))
         for entry in block.entries:
             held = self.held.named(entry.commit)
             shards = every if held is None else held.missing()
-            if shards and not (held is not None and patience.covers(held)):
-                request = self._request(entry.peer, shards)
-                effects += self._ask(self._fetched, entry.commit, request, (first, entry.peer))
+            if shards:
+                effects += self._ask(entry.commit, entry.peer, shards, (first,))
         return effects
 
-    def _request(self, peer: PeerId, shards: tuple[int, ...]) -> GetContribution:
-        return GetContribution(self._context.block, peer, shards[:SHARDS_ASKED_MAX])
-
     def _ask(
-        self,
-        turns: dict[Digest, int],
-        name: Digest,
-        request: GetContribution,
-        first: Iterable[PeerId],
+        self, name: Digest, peer: PeerId, shards: tuple[int, ...], before: Iterable[PeerId]
     ) -> list[Effect]:
-        """Ask one holder, the next one at each call: those named first, then the voters."""
-        order = [p for p in dict.fromkeys((*first, *self._voters)) if p != self._config.me]
+        """Ask one holder, the next one at each call."""
+        turn = self._asked.get(name, 0)
+        self._asked[name] = turn + 1
+        order = [p for p in dict.fromkeys((*before, peer, *self._voters)) if p != self._config.me]
         if not order:
             return []
-        turn = turns.get(name, 0)
-        turns[name] = turn + 1
+        request = GetContribution(self._context.block, peer, shards[:SHARDS_ASKED_MAX])
         return [Send(order[turn % len(order)], request)]
 
     # --- who holds what -----------------------------------------------------------------------

@@ -24,7 +24,6 @@ class Timing:
     grace_min_s   least
     grace_max_s   greatest
     branch_s      T_branch: silence of a quorum after which the living go on alone
-    fetch_s       after a proposal, before what it lists is asked for: a way there and back
     late_s        a tick this late means that this machine stood still
     """
 
@@ -36,7 +35,6 @@ class Timing:
     grace_min_s: float = 0.25
     grace_max_s: float = 10.0
     branch_s: float = 10.0
-    fetch_s: float = 0.25
     late_s: float = 2.0
 
 

@@ -115,7 +115,7 @@ class Receiving(Deciding):
             return self._exchange.answer(sender, message)
         if not self._is_voter or self.context.member(message.contributor) is None:
             return []
-        return self._exchange.piece(now, sender, message)
+        return self._exchange.piece(sender, message)
 
     def _take_have(self, now: float, sender: PeerId, signed: Signed, have: Have) -> list[Effect]:
         if have.parent != self.context.block:
@@ -207,7 +207,7 @@ class Receiving(Deciding):
             effects += self._enter(now, proposal.view)
         self._note_proposal(now, message, proposal)
         if self._is_voter and proposal.block.kind == ROUND:
-            effects += self._fetch_unknown(now, proposal)
+            effects += self._fetch_unknown(message.signed.signer, proposal)
         return effects
 
     def _context_named(
@@ -252,12 +252,12 @@ class Receiving(Deciding):
         if same_signer and known.name != block_digest(proposal.block):
             raise RemoteProtocolError(signed.signer, "averaging 5.7", "a second proposal")
 
-    def _fetch_unknown(self, now: float, proposal: Proposal) -> list[Effect]:
+    def _fetch_unknown(self, first: PeerId, proposal: Proposal) -> list[Effect]:
         """Ask at once for what was not on its way to us; the rest may still arrive by itself."""
         held = self._exchange.held
         unknown = [e for e in proposal.block.entries if held.named(e.commit) is None]
         expected = self._exchange.own is not None and not unknown
-        return [] if expected else self._fetch_listed(now)
+        return [] if expected else self._exchange.fetch(proposal.block, first)
 
     # --- votes and Timeouts -------------------------------------------------------------------
     def _take_vote(self, now: float, sender: PeerId, signed: Signed, vote: Vote) -> list[Effect]:

@@ -30,7 +30,7 @@ from p2ptrain.swarm.effects import (
     Send,
     VoteRecord,
 )
-from p2ptrain.swarm.exchange import Exchange, Forbearance
+from p2ptrain.swarm.exchange import Exchange
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.presence import Presence
 from p2ptrain.swarm.reveals import Reveals
@@ -42,7 +42,6 @@ from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import EARLY_COMMITS_MAX, PARENTS_REMEMBERED, PEERS_REMEMBERED
 from p2ptrain.wire.messages import (
-    ROUND,
     Block,
     Certificate,
     Certified,
@@ -57,7 +56,6 @@ from p2ptrain.wire.messages import (
 )
 from p2ptrain.wire.peer_id import PeerId
 
-FETCH_FACTOR = 4  # so many times longer is waited for the next one that is asked
 STUCK_AFTER = 4  # views in vain over a set that cannot be fetched: 15 times the first limit
 
 
@@ -123,8 +121,6 @@ class Standing:
         self._results: dict[Digest, tuple[Digest, Digest]] = {}  # reduced root, state
         self._reducing: set[Digest] = set()
         self._grace_at: float | None = None
-        self._fetch_at = inf  # when to ask for what the proposal lists and we lack
-        self._fetch_s = 0.0  # how long that was waited for, fourfold each time
         self._helped: dict[PeerId, float] = {}
         self._sought: dict[PeerId, float] = {}
         self._foreign = None
@@ -341,26 +337,6 @@ class Standing:
         return GiveUp(signed, self.certificate)
 
     # --- helping and asking -------------------------------------------------------------------
-    def _await_listed(self, now: float) -> None:
-        """A set is proposed: what is on its way comes now, the rest is asked for soon."""
-        self._next_retry = min(self._next_retry, now + self._views.retry)
-        self._fetch_s = self.config.timing.fetch_s
-        self._fetch_at = now + self._fetch_s
-
-    def _fetch_listed(self, now: float) -> list[Effect]:
-        """Ask for what the proposed set lacks here, and later of somebody else."""
-        pending, retry_s = self._proposal, self._views.retry
-        self._fetch_at = inf
-        if pending is None or pending.proposal.block.kind != ROUND or not self._is_voter:
-            return []
-        block = pending.proposal.block
-        if not self._exchange.lacking(block):
-            return []
-        self._fetch_s = min(FETCH_FACTOR * self._fetch_s, retry_s)
-        self._fetch_at = now + self._fetch_s
-        patience = Forbearance(now, retry_s, retry_s)
-        return self._exchange.fetch(block, pending.message.signed.signer, patience)
-
     def _help(self, now: float, peer: PeerId) -> list[Effect]:
         """Send our newest certificate to a peer that seems to lack it, now and then."""
         if self.certificate is None or not self._due(self._helped, peer, now):
