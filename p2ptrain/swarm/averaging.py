@@ -103,11 +103,8 @@ class Averaging(Showing):
         if known or len(self._voters) > 1:  # else it is a founder that begins
             effects += self._look_back(now)
         if own is not None and isinstance(own.signed.statement, Commit):
-            parent = own.signed.statement.parent
-            self._committed.append(parent)
-            if parent == self.context.block and own.shards and self.context.member(self.config.me):
-                effects += self._offer(now, own)
-        return effects + self._settle(now)
+            self._committed.append(own.signed.statement.parent)
+        return [*effects, *self._offer_again(now), *self._settle(now)]
 
     def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
         """Take one message; those that are not this machine's business are ignored."""
@@ -250,6 +247,22 @@ class Averaging(Showing):
         effects = self._exchange.offer(record)
         self._evidence(now)
         return effects
+
+    def _offer_again(self, now: float) -> list[Effect]:
+        """After a restart: what we had committed to the block on which we stand now."""
+        own = self._own_record
+        if own is None or not own.shards or self.context.member(self.config.me) is None:
+            return []
+        commit = own.signed.statement
+        is_to_this = isinstance(commit, Commit) and commit.parent == self.context.block
+        return self._offer(now, own) if is_to_this else []
+
+    def _rebase(
+        self, now: float, context: Context, certificate: Certificate | None
+    ) -> list[Effect]:
+        # Whoever lost its chain with the process comes back to the block that it had worked on:
+        # it may commit to it no second time.
+        return [*super()._rebase(now, context, certificate), *self._offer_again(now)]
 
     def piece_checked(
         self, now: float, sender: PeerId, piece: Piece, norm2: Norm2 | None
