@@ -35,7 +35,7 @@ D = digest("benchmark")
 
 def certificate() -> Certificate:
     """A block of 64 contributions that 64 voters signed."""
-    entries = tuple(Entry(s.peer, D, 320, Norm2(1 << 70), D) for s in SIGNERS)
+    entries = tuple(Entry(s.peer, D, 320, Norm2(1 << 70), D, 10) for s in SIGNERS)
     block = Block(D, ROUND, entries, (), (), ())
     data = statement_bytes(D, Vote(7, block_digest(block), D, D, D))
     return Certificate(7, block, D, D, tuple(Ballot(s.peer, s.sign(data)) for s in SIGNERS))

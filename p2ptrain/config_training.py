@@ -97,6 +97,31 @@ class InnerSection(Section):
     local_steps: int = Field(
         ge=1, le=LOCAL_STEPS_MAX, description="local steps in a round (H); small on fast links"
     )
+    local_steps_min: int = Field(
+        default=1,
+        ge=1,
+        le=LOCAL_STEPS_MAX,
+        description="the fewest that a slow peer takes to end with the others",
+    )
+    local_steps_max: int = Field(
+        default=0,
+        ge=0,
+        le=LOCAL_STEPS_MAX,
+        description="the most that H grows to on thin links; 0: it stays at local_steps",
+    )
+
+    @property
+    def steps_max(self) -> int:
+        """The most local steps that anyone may take in a round."""
+        return self.local_steps_max or self.local_steps
+
+    @model_validator(mode="after")
+    def _bounds_hold_the_local_steps(self) -> Self:
+        if self.local_steps_min > self.local_steps:
+            raise ValueError("local_steps_min is above local_steps")
+        if 0 < self.local_steps_max < self.local_steps:
+            raise ValueError("local_steps_max is below local_steps; 0 means as many as those")
+        return self
 
     @model_validator(mode="after")
     def _the_rate_falls(self) -> Self:

@@ -28,6 +28,7 @@ class Seat(NamedTuple):
     voter: bool
     rounds: int
     absent: int
+    local_steps: int
 
 
 def needed(context: Context, block: Block) -> tuple[frozenset[PeerId], int]:
@@ -41,7 +42,9 @@ def needed(context: Context, block: Block) -> tuple[frozenset[PeerId], int]:
 
 def seats(context: Context) -> tuple[Seat, ...]:
     """The roster of a context."""
-    return tuple(Seat(m.peer, m.anchor, m.voter, m.rounds, m.absent) for m in context.roster)
+    return tuple(
+        Seat(m.peer, m.anchor, m.voter, m.rounds, m.absent, m.local_steps) for m in context.roster
+    )
 
 
 def roster_after(context: Context, block: Block, voter_after: int) -> tuple[Seat, ...]:
@@ -52,18 +55,21 @@ def roster_after(context: Context, block: Block, voter_after: int) -> tuple[Seat
     if block.kind != ROUND:
         return before
     revealed = {entry.peer: entry.reveal for entry in block.entries}
+    declared = {entry.peer: entry.local_steps for entry in block.entries}
     left = {signed.signer for signed in block.leaves}
     after: dict[PeerId, Seat] = {}
     for seat in before:
         if seat.peer in revealed:
             new = seat._replace(anchor=revealed[seat.peer], rounds=seat.rounds + 1, absent=0)
+            new = new._replace(local_steps=declared[seat.peer])
         else:
             new = seat._replace(absent=seat.absent + 1)
         if seat.peer not in left and new.absent < 2:
             after[seat.peer] = new
     for signed in block.joins:
         assert isinstance(signed.statement, Join)
-        after[signed.signer] = Seat(signed.signer, signed.statement.anchor, False, 0, 0)
+        join = signed.statement
+        after[signed.signer] = Seat(signed.signer, join.anchor, False, 0, 0, join.local_steps)
     voters = sum(seat.voter for seat in after.values())
     waiting = [s for s in after.values() if not s.voter and s.rounds >= voter_after]
     if not voters and not waiting:
@@ -123,7 +129,8 @@ def differs(context: Context, block: Block, after: Context, settings: Settings) 
                 return "an entry of a peer outside"
             if seat.anchor is not None and digest("reveal", entry.reveal) != seat.anchor:
                 return "a reveal"
-            if not 1 <= entry.weight <= settings.weight_max:
+            most = min(settings.weight_max, settings.batch * seat.local_steps)
+            if not 1 <= entry.weight <= most:
                 return "a weight"
     expected = {
         "roster": (seats(after), roster_after(context, block, settings.voter_after)),

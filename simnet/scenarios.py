@@ -185,6 +185,7 @@ class Run:
             shard_bytes=self.arithmetic.shard_bytes,
             rounds=rounds,
             weight_max=64,
+            batch=64,
             norm_max2=1 << 80,
             voter_after=0,
             warmup_rounds=self.arithmetic.warmup_rounds,

@@ -100,7 +100,7 @@ class Stage:
     def entry(self, peer: PeerId) -> Entry:
         commit = self.commit(peer)
         total = Norm2(sum(commit.norms2))
-        return Entry(peer, commit_digest(commit), commit.weight, total, commit.reveal)
+        return Entry(peer, commit_digest(commit), commit.weight, total, commit.reveal, 1)
 
     def block(self, *peers: PeerId, **changes: Any) -> Block:
         entries = tuple(self.entry(p) for p in sorted(peers or self.others))

@@ -65,7 +65,8 @@ class Chain:
     def _round(self, tag: bytes, signers: list[SimSigner]) -> None:
         tip = self.history.tip
         entries = tuple(
-            Entry(s.peer, digest("commit", tag), 1, Norm2(1), _reveal(tip, s.peer)) for s in signers
+            Entry(s.peer, digest("commit", tag), 1, Norm2(1), _reveal(tip, s.peer), 1)
+            for s in signers
         )
         shards = tuple(digest("shard", tip.block, tag, bytes([i])) for i in range(SHARDS))
         self._append(Block(tip.block, ROUND, entries, (), (), ()), shards, signers)

@@ -80,7 +80,7 @@ def judge(
     inside = [(peer, weight, int(norm2)) for peer, weight, norm2 in note["entries"]]
     good = [entry for entry in inside if (entry[0], note["round"]) not in lies]
     shards = {peer: shards for peer, _, shards in reduced["terms"]}
-    entries = [Entry(PeerId(p), ZERO_DIGEST, w, Norm2(n), ZERO_DIGEST) for p, w, n in good]
+    entries = [Entry(PeerId(p), ZERO_DIGEST, w, Norm2(n), ZERO_DIGEST, 1) for p, w, n in good]
     limits2 = [int(limit2) for limit2 in note["limits2"]]
     shares: tuple[int, ...] = ()
     if good:

@@ -22,7 +22,7 @@ def genesis_of(*peers: PeerId) -> Context:
 def round_block(parent: Context, name: str = "", peer: PeerId = ME) -> Block:
     """A block with one contribution; another name makes another block."""
     reveal = digest("reveal", parent.block, name.encode())
-    entry = Entry(peer, digest("commit", name.encode()), 32, Norm2(1 << 64), reveal)
+    entry = Entry(peer, digest("commit", name.encode()), 32, Norm2(1 << 64), reveal, 1)
     return Block(parent.block, ROUND, (entry,), (), (), ())
 
 

@@ -45,7 +45,13 @@ from simnet.keys import KeyRing, SimSigner
 SWARM = digest("swarm", b"test")
 STATE = digest("state", b"0")
 SETTINGS = Settings(
-    codec=4, shard_bytes=(8, 4), rounds=1000, weight_max=1000, norm_max2=1 << 70, voter_after=0
+    codec=4,
+    shard_bytes=(8, 4),
+    rounds=1000,
+    weight_max=1000,
+    norm_max2=1 << 70,
+    voter_after=0,
+    batch=500,
 )
 NORM2 = Norm2(3 << 64)
 

@@ -50,6 +50,7 @@ def stage() -> Stage:
         ("averaging 2.2", {"codec": 8}),
         ("averaging 2.3", {"norms2": (NORM2,)}),
         ("averaging 2.4", {"weight": SETTINGS.weight_max + 1}),
+        ("averaging 2.4", {"weight": SETTINGS.batch + 1}),  # one step was declared
         ("averaging 2.5", {"reveal": FOREIGN}),
     ],
 )
@@ -249,6 +250,7 @@ def changed(stage: Stage, **changes: Any) -> Block:
     [
         ("averaging 5.5", lambda s: changed(s, reveal=FOREIGN)),
         ("averaging 5.5", lambda s: changed(s, weight=SETTINGS.weight_max + 1)),
+        ("averaging 5.5", lambda s: changed(s, weight=SETTINGS.batch + 1)),
         ("averaging 5.5", lambda s: changed(s, peer=s.stranger())),
         ("averaging 5.6", lambda s: s.block(joins=(s.sign(s.me, Join(s.base.block, FOREIGN, 1)),))),
         (

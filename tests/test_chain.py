@@ -19,7 +19,9 @@ from p2ptrain.swarm.chain import (
     proposer,
     quorum,
     reveal_follows,
+    round_steps,
     voters,
+    weight_max,
 )
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.codec import block_digest
@@ -48,7 +50,7 @@ def entry(context: Context, peer: PeerId) -> Entry:
     member = context.member(peer)
     assert member is not None
     reveal = chain_of(peer).preimage(member.anchor) or ZERO_DIGEST
-    return Entry(peer, digest("commit", peer.encode()), 32, Norm2(1 << 64), reveal)
+    return Entry(peer, digest("commit", peer.encode()), 32, Norm2(1 << 64), reveal, 3)
 
 
 def step(
@@ -105,6 +107,45 @@ def test_the_founders_first_reveal_is_taken_as_it_comes_and_binds_it_from_then_o
     assert member.anchor == chain_of(founder).anchor
     assert not reveal_follows(member, digest("anything"))
     assert reveal_follows(member, chain_of(founder).preimage(member.anchor) or ZERO_DIGEST)
+
+
+def test_the_roster_has_what_each_member_declared_last_and_that_bounds_its_weight() -> None:
+    settings = replace(SETTINGS, batch=10, weight_max=50)
+    context = founded(PEERS[:3])
+    context = after(context, step(context, PEERS[:2], joins=(join(context, PEERS[5]),)))
+    steps = {m.peer: m.local_steps for m in context.roster}
+    assert steps == {PEERS[0]: 3, PEERS[1]: 3, PEERS[2]: 1, PEERS[5]: 3}
+    (absent,) = [m for m in context.roster if m.peer == PEERS[2]]
+    assert weight_max(absent, settings) == 10
+    assert weight_max(replace(absent, local_steps=5), settings) == 50
+    assert weight_max(replace(absent, local_steps=6), settings) == 50, "the recipe's bound"
+    (founder,) = genesis(SWARM, PEERS[0], STATE).roster
+    assert weight_max(founder, settings) == 50
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 9))
+def test_h_is_between_the_bounds_and_no_minority_moves_it_beyond_what_others_declared(
+    declared: list[int], least: int
+) -> None:
+    settings = replace(SETTINGS, local_steps=least, local_steps_max=20)
+    (one,) = founded(PEERS[:1]).roster
+
+    def steps_of(values: list[int]) -> int:
+        roster = tuple(
+            replace(one, peer=p, local_steps=n) for p, n in zip(PEERS, values, strict=False)
+        )
+        return round_steps(replace(founded(PEERS[:1]), roster=roster), settings)
+
+    assert least <= steps_of(declared) <= 20
+    few = (len(declared) - 1) // 2
+    others = [max(least, min(20, n)) for n in declared[few:]]
+    for lie in (1, 10_000):
+        assert min(others) <= steps_of([lie] * few + declared[few:]) <= max(others)
+
+
+def test_h_of_a_founder_who_has_declared_nothing_is_the_recipes() -> None:
+    settings = replace(SETTINGS, local_steps=3, local_steps_max=20)
+    assert round_steps(genesis(SWARM, PEERS[0], STATE), settings) == 3
 
 
 def test_consecutive_views_pass_through_all_voters() -> None:

@@ -121,7 +121,7 @@ def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
 
 
 def certificate(parent: Digest, kind: int, view: int) -> Certificate:
-    entry = Entry(FOUNDER, digest("commit", bytes([view])), 160, Norm2(1), digest("reveal"))
+    entry = Entry(FOUNDER, digest("commit", bytes([view])), 160, Norm2(1), digest("reveal"), 1)
     block = Block(parent, kind, (entry,) if kind == ROUND else (), (), (), ())
     return Certificate(view, block, ZERO_DIGEST, digest("state"), ())
 

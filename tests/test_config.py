@@ -32,7 +32,7 @@ local_steps = 2
 """
 FEW = "[averaging]\ncodec = '{}'\n[outer]\noptimizer = 'nesterov'\nmomentum = 0.5\n"
 # The canonical bytes are what swarm ids are made of: a change here renames every swarm.
-MINIMAL_ID = "bafkreif6rpys2td7bzuqdzjsroqigywczobsm5n3hbu7oxbvicczrb6y5e"
+MINIMAL_ID = "bafkreias432ag62ems3abjbeeka7ja2o7ilpkcxgmsgsvxgaxvz4z7lude"
 
 
 def changed(old: str, new: str) -> str:
@@ -284,3 +284,13 @@ def test_the_codec_of_a_round_follows_from_the_recipe_and_the_round() -> None:
     text = MINIMAL + "[averaging]\ncodec = 'topk'\ntopk = 64\nwarmup_rounds = 2\n"
     averaging = Recipe.from_toml(text).averaging
     assert [averaging.number_after(rounds) for rounds in range(4)] == [8, 8, 4160, 4160]
+
+
+def test_local_steps_have_bounds_in_order() -> None:
+    inner = Recipe.from_toml(MINIMAL + "local_steps_max = 8\n").inner
+    assert (inner.local_steps_min, inner.local_steps, inner.steps_max) == (1, 2, 8)
+    assert Recipe.from_toml(MINIMAL).inner.steps_max == 2, "H stays unless the recipe says more"
+    with pytest.raises(ConfigError, match="local_steps_min is above local_steps"):
+        Recipe.from_toml(MINIMAL + "local_steps_min = 3\n")
+    with pytest.raises(ConfigError, match="local_steps_max is below local_steps"):
+        Recipe.from_toml(MINIMAL + "local_steps_max = 1\n")

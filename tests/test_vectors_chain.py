@@ -9,7 +9,7 @@ from wire_json import from_json, to_json
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.certificates import Rules, verify_certificate
-from p2ptrain.swarm.chain import Context, Settings, advance, finals, genesis, proposer
+from p2ptrain.swarm.chain import Context, Settings, advance, finals, genesis, proposer, round_steps
 from p2ptrain.swarm.weights import factors, limit2_of_round
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import Ed25519Verifier, swarm_digest
@@ -23,6 +23,9 @@ SETTINGS = Settings(
     weight_max=SWARM["weight_max"],
     norm_max2=int(SWARM["norm_max2"]),
     voter_after=SWARM["voter_after"],
+    batch=SWARM["batch"],
+    local_steps=SWARM["local_steps"],
+    local_steps_max=SWARM["local_steps_max"],
 )
 RULES = Rules(swarm_digest(SWARM["swarm_id"]), Ed25519Verifier(), SETTINGS)
 SENDER = SWARM["founder"]
@@ -34,6 +37,7 @@ def shown(context: Context) -> Any:
     found["limits"] = [str(limit2) for limit2 in context.limits]
     found["roster"] = [next(iter(to_json(member).values())) for member in context.roster]
     found["next_proposers"] = [proposer(context, context.view + i) for i in (1, 2, 3)]
+    found["round_steps"] = round_steps(context, SETTINGS)
     return found
 
 

@@ -20,7 +20,7 @@ from p2ptrain.wire.peer_id import PeerId
 
 norms2 = st.integers(0, (1 << 122) - 1)
 entry = st.builds(
-    lambda weight, norm2: Entry(PeerId("x"), ZERO_DIGEST, weight, Norm2(norm2), ZERO_DIGEST),
+    lambda weight, norm2: Entry(PeerId("x"), ZERO_DIGEST, weight, Norm2(norm2), ZERO_DIGEST, 1),
     st.integers(1, 1 << 28),
     norms2,
 )
@@ -61,7 +61,7 @@ def test_factors_are_16_bits_the_largest_is_full_and_nobody_counts_over_twice_th
     assert len(found) == len(entries)
     assert max(found) in (0, FACTOR_MAX)
     cap = 2 * lower_median([e.weight for e in entries])
-    capped = [Entry(e.peer, e.commit, min(e.weight, cap), e.norm2, e.reveal) for e in entries]
+    capped = [Entry(e.peer, e.commit, min(e.weight, cap), e.norm2, e.reveal, 1) for e in entries]
     assert factors(entries, limit2) == found
     assert all(f >= 0 for f in factors(capped, limit2))
     twins = [(a, b) for a in range(len(entries)) for b in range(a) if entries[a] == entries[b]]
@@ -70,7 +70,7 @@ def test_factors_are_16_bits_the_largest_is_full_and_nobody_counts_over_twice_th
 
 def test_a_liar_about_its_samples_gains_twice_the_median_and_no_more() -> None:
     def one(weight: int) -> Entry:
-        return Entry(PeerId("x"), ZERO_DIGEST, weight, Norm2(1), ZERO_DIGEST)
+        return Entry(PeerId("x"), ZERO_DIGEST, weight, Norm2(1), ZERO_DIGEST, 1)
 
     honest, liar = factors([one(32), one(32), one(1 << 28)], 10)[1:]
     assert liar == FACTOR_MAX

@@ -55,7 +55,7 @@ A, B = some.PEERS[:2]
 D = digest("test")
 VOTE = Vote(1, D, D, D, D)
 TIMEOUT = Timeout(1, 0, D, 0, None)
-ENTRY = Entry(A, D, 1, Norm2(1), D)
+ENTRY = Entry(A, D, 1, Norm2(1), D, 1)
 CLOSING = Block(D, CLOSE, (), (), (), ())
 
 
@@ -64,7 +64,7 @@ def signed(peer: Any, statement: Any) -> Signed:
 
 
 def entry(peer: Any, weight: int = 1) -> Entry:
-    return Entry(peer, D, weight, Norm2(1), D)
+    return Entry(peer, D, weight, Norm2(1), D, 1)
 
 
 def block(kind: int, **parts: Any) -> Block:
@@ -149,7 +149,7 @@ def largest_block() -> Block:
     """64 contributors, and as many joins and leaves as a block may have."""
     peers = sorted(peer_id_of(bytes([i]) * 32) for i in range(ROSTER_MAX))
     wide = 655_360_000
-    entries = tuple(Entry(peer, D, wide, Norm2(1), D) for peer in peers)
+    entries = tuple(Entry(peer, D, wide, Norm2(1), D, 1) for peer in peers)
     changing = peers[:CHANGES_PER_BLOCK_MAX]
     joins = tuple(signed(peer, Join(D, D, 10_000)) for peer in changing)
     return Block(D, ROUND, entries, joins, tuple(signed(peer, LEAVE) for peer in changing), ())

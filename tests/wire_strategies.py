@@ -96,7 +96,9 @@ def signer(item: Signed) -> str:
     return item.signer
 
 
-entries = st.builds(Entry, peers, digests, st.integers(1, 655_360_000), norms2, digests)
+entries = st.builds(
+    Entry, peers, digests, st.integers(1, 655_360_000), norms2, digests, st.integers(1, 10_000)
+)
 rounds = st.builds(
     Block,
     digests,

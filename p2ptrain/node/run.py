@@ -136,11 +136,15 @@ def settings_of(recipe: Recipe, shard_bytes: tuple[int, ...]) -> Settings:
         codec=number,
         shard_bytes=shard_bytes,
         rounds=recipe.rounds,
-        weight_max=recipe.inner.batch * recipe.inner.local_steps,
+        weight_max=recipe.inner.batch * recipe.inner.steps_max,
         norm_max2=floor(recipe.averaging.norm_max**2 * 2.0**64),
         voter_after=recipe.averaging.voter_after,
         warmup_rounds=recipe.averaging.warmup_rounds,
         warmup_shard_bytes=tuple(WARMUP_CODEC.shard_bytes(codec.values(n)) for n in shard_bytes),
+        batch=recipe.inner.batch,
+        local_steps=recipe.inner.local_steps,
+        local_steps_max=recipe.inner.steps_max,
+        local_steps_min=recipe.inner.local_steps_min,
     )
 
 

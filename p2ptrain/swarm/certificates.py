@@ -28,6 +28,7 @@ from p2ptrain.swarm.chain import (
     reveal_follows,
     vote_of,
     voters,
+    weight_max,
 )
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import Verifier, check_signed, statement_bytes
@@ -73,7 +74,7 @@ def _check_round(rules: Rules, context: Context, block: Block, blamed: PeerId) -
             raise RemoteProtocolError(blamed, "averaging 5.5", f"{entry.peer} is no member")
         if not reveal_follows(member, entry.reveal):
             raise RemoteProtocolError(blamed, "averaging 5.5", f"reveal of {entry.peer}")
-        if not 1 <= entry.weight <= rules.settings.weight_max:
+        if not 1 <= entry.weight <= weight_max(member, rules.settings):
             raise RemoteProtocolError(blamed, "averaging 5.5", f"weight {entry.weight}")
         if entry.norm2 > norm2_max(context, rules.settings):
             raise RemoteProtocolError(blamed, "averaging 5.5", f"norm of {entry.peer}")

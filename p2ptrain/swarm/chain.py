@@ -23,8 +23,14 @@ from p2ptrain.errors import LocalProtocolError
 from p2ptrain.swarm.weights import limit2_of_round, norm2_max_of_round
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import JOIN_AGE_BLOCKS_MAX, LIMIT_ROUNDS, WARMUP_CODEC_NUMBER
-from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Join, Norm2, Vote
+from p2ptrain.wire.limits import (
+    JOIN_AGE_BLOCKS_MAX,
+    LIMIT_ROUNDS,
+    LOCAL_STEPS_MAX,
+    WARMUP_CODEC_NUMBER,
+    WEIGHT_MAX,
+)
+from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Entry, Join, Norm2, Vote
 from p2ptrain.wire.peer_id import PeerId
 
 ABSENT_BLOCKS_MAX = 2  # consecutive ROUND blocks without a contribution, and a member is out
@@ -42,6 +48,10 @@ class Settings:
     voter_after         certified contributions after which a member votes; 0: at once
     warmup_rounds       rounds at the start whose contributions are in int8
     warmup_shard_bytes  the size of each shard of those
+    batch               samples in a local step; as it is by default, weight_max alone binds
+    local_steps         steps of a round (H), where the link asks for no more
+    local_steps_max     the most that H may grow to
+    local_steps_min     the fewest that a slow peer takes
     """
 
     codec: int
@@ -52,6 +62,10 @@ class Settings:
     voter_after: int
     warmup_rounds: int = 0
     warmup_shard_bytes: tuple[int, ...] = ()
+    batch: int = WEIGHT_MAX
+    local_steps: int = 1
+    local_steps_max: int = 1
+    local_steps_min: int = 1
 
     def codec_after(self, rounds: int) -> int:
         """Number of the codec of contributions to the round after so many."""
@@ -71,7 +85,7 @@ class Member:
     voter        whether it votes, reduces and proposes
     rounds       certified blocks with its contribution in them
     absent       consecutive ROUND blocks without it, up to now
-    local_steps  steps that it declared when it joined
+    local_steps  steps that it declared for its next contribution, when it joined or in its last one
     """
 
     peer: PeerId
@@ -129,7 +143,7 @@ class Context:
 
 
 def genesis(swarm: Digest, founder: PeerId, state: Digest) -> Context:
-    """The founding block: the founder alone, whose first reveal will be taken as it comes.
+    """The founding block: the founder alone; first reveal and steps are taken as they come.
 
     swarm  what signatures name the swarm by (wire/envelope.py)
     state  digest of the initial state, which follows from the recipe
@@ -143,7 +157,7 @@ def genesis(swarm: Digest, founder: PeerId, state: Digest) -> Context:
         rounds=0,
         state=state,
         beacon=digest("beacon", swarm),
-        roster=(Member(founder, None, True, 0, 0, 1),),
+        roster=(Member(founder, None, True, 0, 0, LOCAL_STEPS_MAX),),
         limits=(),
         kind=ROUND,
         branch_depth=0,
@@ -214,15 +228,32 @@ def norm2_max(context: Context, settings: Settings) -> int:
     return norm2_max_of_round(context.limits, settings.norm_max2)
 
 
+def weight_max(member: Member, settings: Settings) -> int:
+    """The most samples that a member's next contribution may claim: what it declared before."""
+    return min(settings.weight_max, settings.batch * member.local_steps)
+
+
+def round_steps(context: Context, settings: Settings) -> int:
+    """H, the local steps of a round on this block, for whoever is fast enough.
+
+    The upper median of what the members declared, within the recipe's bounds: a minority of slow
+    peers, or of liars, does not move it.
+    """
+    most = settings.local_steps_max
+    declared = sorted(min(m.local_steps, most) for m in context.roster if m.anchor is not None)
+    middle = declared[len(declared) // 2] if declared else settings.local_steps
+    return max(middle, settings.local_steps)
+
+
 def next_roster(context: Context, block: Block, settings: Settings) -> tuple[Member, ...]:
     """The roster after a legal block: joiners in, leavers and the long absent out."""
     if block.kind == BRANCH:
         return tuple(replace(m, absent=0) for m in context.roster if m.peer in block.living)
     if block.kind != ROUND:
         return context.roster
-    reveals = {e.peer: e.reveal for e in block.entries}
+    entries = {e.peer: e for e in block.entries}
     gone = {s.signer for s in block.leaves}
-    members = [_after_round(m, reveals.get(m.peer)) for m in context.roster if m.peer not in gone]
+    members = [_after_round(m, entries.get(m.peer)) for m in context.roster if m.peer not in gone]
     members = [m for m in members if m.absent < ABSENT_BLOCKS_MAX]
     for signed in block.joins:
         join = signed.statement
@@ -232,10 +263,16 @@ def next_roster(context: Context, block: Block, settings: Settings) -> tuple[Mem
     return tuple(_promoted(sorted(members, key=lambda m: m.peer), settings))
 
 
-def _after_round(member: Member, reveal: Digest | None) -> Member:
-    if reveal is None:
+def _after_round(member: Member, entry: Entry | None) -> Member:
+    if entry is None:
         return replace(member, absent=member.absent + 1)
-    return replace(member, anchor=reveal, rounds=member.rounds + 1, absent=0)
+    return replace(
+        member,
+        anchor=entry.reveal,
+        rounds=member.rounds + 1,
+        absent=0,
+        local_steps=entry.local_steps,
+    )
 
 
 def _promoted(members: list[Member], settings: Settings) -> list[Member]:

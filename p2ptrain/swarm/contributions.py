@@ -3,7 +3,7 @@
 Nothing is sent from here. What is taken in was checked first (protocol/averaging.md):
 
   2.1  a commit on another base state       2.2  another codec     2.3  number of shards
-  2.4  weight of 0 or over the bound        2.5  the reveal does not follow
+  2.4  weight of 0 or above what was declared  2.5  the reveal does not follow
   2.7  signature (envelope 3.1)             2.8  an absurd norm
   3.2  a piece's proof                      3.5  a piece's size or number
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.certificates import Rules
-from p2ptrain.swarm.chain import Context, Member, norm2_max, reveal_follows
+from p2ptrain.swarm.chain import Context, Member, norm2_max, reveal_follows, weight_max
 from p2ptrain.swarm.effects import Term
 from p2ptrain.swarm.weights import factors, limit2_of_round
 from p2ptrain.wire.codec import commit_digest
@@ -66,6 +66,7 @@ def entry_of(held: Held) -> Entry:
         weight=commit.weight,
         norm2=Norm2(sum(commit.norms2)),
         reveal=commit.reveal,
+        local_steps=commit.local_steps,
     )
 
 
@@ -99,7 +100,7 @@ class Contributions:
             raise RemoteProtocolError(signer, "averaging 2.2", f"codec {commit.codec}")
         if len(commit.norms2) != len(settings.shard_bytes):
             raise RemoteProtocolError(signer, "averaging 2.3", f"{len(commit.norms2)} shards")
-        if not 1 <= commit.weight <= settings.weight_max:
+        if not 1 <= commit.weight <= weight_max(member, settings):
             raise RemoteProtocolError(signer, "averaging 2.4", f"weight {commit.weight}")
         if not reveal_follows(member, commit.reveal):
             raise RemoteProtocolError(signer, "averaging 2.5", "reveal")

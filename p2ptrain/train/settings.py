@@ -15,7 +15,9 @@ from p2ptrain.train.run_settings import Averaging, RunSettings
 from p2ptrain.train.worker_messages import TrainingArrays
 
 # Of the section [inner], what is not the optimiser's: how often it steps, and what it is shown.
-NOT_THE_OPTIMIZERS = {"local_steps", "label_smoothing"}
+NOT_THE_OPTIMIZERS = {
+    *("local_steps", "local_steps_min", "local_steps_max", "label_smoothing"),
+}
 
 
 def run_settings(recipe: Recipe) -> RunSettings:

@@ -69,11 +69,12 @@ class Signed:
 class Entry:
     """One contribution as a block lists it: all that later rosters, beacons and limits need.
 
-    peer    the contributor
-    commit  digest of its Commit
-    weight  training samples behind it, >= 1
-    norm2   squared norm of the whole contribution
-    reveal  the next preimage of the peer's hash chain
+    peer         the contributor
+    commit       digest of its Commit
+    weight       training samples behind it, >= 1
+    norm2        squared norm of the whole contribution
+    reveal       the next preimage of the peer's hash chain
+    local_steps  steps that it declared for the next round
     """
 
     peer: PeerId
@@ -81,9 +82,11 @@ class Entry:
     weight: int
     norm2: Norm2
     reveal: Digest
+    local_steps: int
 
     def __post_init__(self) -> None:
         check(1 <= self.weight <= WEIGHT_MAX, "an entry without a sensible weight")
+        check(1 <= self.local_steps <= LOCAL_STEPS_MAX, "local steps outside 1..LOCAL_STEPS_MAX")
 
 
 @dataclass(frozen=True, slots=True)

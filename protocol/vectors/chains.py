@@ -6,7 +6,7 @@ from typing import Any
 from examples import ALICE, BOB, CAROL, DAVE, SWARM, SWARM_ID, named
 from wire_json import to_json
 
-from p2ptrain.swarm.chain import Context, Settings, advance, finals, genesis, proposer
+from p2ptrain.swarm.chain import Context, Settings, advance, finals, genesis, proposer, round_steps
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.swarm.weights import factors, limit2_of_round
 from p2ptrain.wire.codec import block_digest
@@ -28,19 +28,31 @@ from p2ptrain.wire.messages import (
 )
 
 SETTINGS = Settings(
-    codec=4, shard_bytes=(2052,), rounds=12, weight_max=640, norm_max2=100 << 64, voter_after=1
+    codec=4,
+    shard_bytes=(2052,),
+    rounds=12,
+    weight_max=640,
+    norm_max2=100 << 64,
+    voter_after=1,
+    batch=64,
+    local_steps=2,
+    local_steps_max=8,
+)
+SETTINGS_TOLD = (
+    *("rounds", "weight_max", "voter_after", "batch", "local_steps", "local_steps_max"),
 )
 REVEALS = {s.peer: Reveals(named(f"chain of {s.peer}"), 20) for s in (ALICE, BOB, CAROL, DAVE)}
 SIGNERS = {s.peer: s for s in (ALICE, BOB, CAROL, DAVE)}
 
 
 def entry(context: Context, signer: Ed25519Signer, weight: int = 320, norm: int = 3) -> Entry:
-    """A contribution with the reveal that follows."""
+    """A contribution with the reveal that follows; who is heavy declares more for the next."""
+    steps = 10 if weight > 64 else 5
     member = context.member(signer.peer)
     reveal = REVEALS[signer.peer].preimage(member.anchor if member else None)
     assert reveal is not None
     name = named(f"commit of {signer.peer} to {context.block.hex()}")
-    return Entry(signer.peer, name, weight, Norm2(norm * norm << 64), reveal)
+    return Entry(signer.peer, name, weight, Norm2(norm * norm << 64), reveal, steps)
 
 
 def certify(
@@ -111,6 +123,7 @@ def context_json(context: Context) -> Any:
     found["limits"] = [str(limit2) for limit2 in context.limits]
     found["roster"] = [next(iter(to_json(member).values())) for member in context.roster]
     found["next_proposers"] = [proposer(context, context.view + i) for i in (1, 2, 3)]
+    found["round_steps"] = round_steps(context, SETTINGS)
     return found
 
 
@@ -133,6 +146,8 @@ def refusals() -> list[tuple[str, str, int, Certificate]]:
     ballots = certify(four, good, *trio).ballots
     tampered = replace(ballots[0], signature=bytes(64))
     heavy = replace(entries[0], weight=641)
+    three = told[3][1]  # carol has joined with 5 steps of 64
+    hasty = replace(entry(three, CAROL), weight=321)
     long = entry(four, ALICE, norm=10 * 1024 + 1)  # norm_max is 10
     nine = told[9][1]  # the median of the limits is 10 still
     longer = replace(entry(nine, ALICE), norm2=Norm2((100 << 84) + 1))
@@ -142,6 +157,8 @@ def refusals() -> list[tuple[str, str, int, Certificate]]:
          certify(four, rounds(four, wrong), *trio)),
         ("an entry of a stranger", "averaging 5.5", 4, certify(four, rounds(four, outside), *trio)),
         ("an entry too heavy", "averaging 5.5", 4, certify(four, rounds(four, heavy), *trio)),
+        ("an entry of more steps than were declared", "averaging 5.5", 3,
+         certify(three, rounds(three, hasty), ALICE, BOB)),
         ("an absurd norm", "averaging 5.5", 4, certify(four, rounds(four, long), *trio)),
         ("an absurd norm after the eighth round", "averaging 5.5", 9,
          certify(nine, rounds(nine, longer), *trio)),
@@ -176,7 +193,7 @@ def refusals() -> list[tuple[str, str, int, Certificate]]:
 def make_chain() -> Any:
     """protocol/vectors/chain.json."""
     told = story()
-    settings = {name: getattr(SETTINGS, name) for name in ("rounds", "weight_max", "voter_after")}
+    settings = {name: getattr(SETTINGS, name) for name in SETTINGS_TOLD}
     weights = []
     for _, before, certificate, after in told:
         entries = certificate.block.entries

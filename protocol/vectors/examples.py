@@ -82,8 +82,8 @@ BLOCK = Block(
     parent=GENESIS,
     kind=ROUND,
     entries=(
-        Entry(ALICE.peer, commit_digest(COMMIT), 320, Norm2(sum(COMMIT.norms2)), COMMIT.reveal),
-        Entry(BOB.peer, named("commit of bob"), 64, Norm2(0), named("reveal of bob")),
+        Entry(ALICE.peer, commit_digest(COMMIT), 320, Norm2(sum(COMMIT.norms2)), COMMIT.reveal, 10),
+        Entry(BOB.peer, named("commit of bob"), 64, Norm2(0), named("reveal of bob"), 2),
     ),
     joins=(sign_statement(CAROL, SWARM, JOIN),),
     leaves=(sign_statement(DAVE, SWARM, Leave(GENESIS)),),
