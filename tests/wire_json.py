@@ -8,7 +8,7 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from p2ptrain.wire import messages, statements
+from p2ptrain.wire import announcing, messages, statements
 from p2ptrain.wire.codec import CODES
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.fields import AtMost, Each, Exactly, Only
@@ -16,7 +16,7 @@ from p2ptrain.wire.peer_id import PeerId
 
 KINDS: dict[str, type] = {
     name: value
-    for module in (messages, statements)
+    for module in (announcing, messages, statements)
     for name, value in vars(module).items()
     if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__
 }

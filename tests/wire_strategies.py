@@ -5,12 +5,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from p2ptrain.wire.announcing import Announced, GetAnnounced, Heard, Known
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.digest import ZERO_DIGEST
 from p2ptrain.wire.messages import (
     BRANCH,
     CLOSE,
     ROUND,
+    Announcement,
     Ballot,
     Blob,
     Block,
@@ -162,6 +164,31 @@ hellos = st.builds(
     texts,
     st.lists(texts, max_size=3).map(tuple),
 )
+figures: Any = st.tuples(digests, digests, ints, ints, ints, steps, st.sampled_from([0, 1]))
+announcements = st.builds(
+    lambda sequence, every_ms, heights, values, agent, addresses: Announcement(
+        sequence, every_ms, min(heights), max(heights), *values, agent, addresses
+    ),
+    ints,
+    st.integers(1, 60_000),
+    st.tuples(ints, ints),
+    figures,
+    st.text("abc/0.", max_size=32),
+    st.lists(st.text("abc/0.", max_size=128), max_size=4).map(tuple),
+)
+heard = sorted_by(
+    st.builds(Heard, signed(announcements), ints), lambda each: each.signed.signer, min_size=1
+)
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> GetAnnounced:
+    known = draw(sorted_by(st.builds(Known, ints, ints), lambda each: each.tag))
+    low, high = sorted(draw(st.tuples(ints, ints)))
+    tags = [each.tag for each in known]
+    return GetAnnounced(min([low, *tags]), max([high, *tags]), known)
+
+
 messages: st.SearchStrategy[Message] = (
     st.builds(Statement, signed(statements))
     | st.builds(Propose, signed(proposals), st.none() | certificates)
@@ -179,4 +206,6 @@ messages: st.SearchStrategy[Message] = (
     | st.builds(NotHeld, requests)
     | st.builds(Contacts, sorted_by(contacts, lambda c: c.peer))
     | st.builds(Goodbye, texts)
+    | st.builds(Announced, heard)
+    | asked()
 )

@@ -45,7 +45,8 @@ from p2ptrain.wire.peer_id import PEER_ID_CHARS, PeerId, public_key_of
 
 CODES: dict[type, int] = {
     m.Commit: 1, m.Have: 2, m.Proposal: 3, m.Vote: 4, m.Timeout: 5, m.Join: 6, m.Leave: 7,
-    m.Contacts: 16, m.Goodbye: 17,
+    m.Announcement: 15,
+    m.Contacts: 16, m.Goodbye: 17, m.Announced: 18, m.GetAnnounced: 19,
     m.Statement: 32, m.Propose: 33, m.GiveUp: 34, m.Certified: 35,
     m.Piece: 36, m.GetContribution: 37, m.GetVotes: 38,
     m.GetTip: 48, m.Tip: 49, m.GetHeaders: 50, m.Headers: 51, m.GetState: 52, m.StatePiece: 53,

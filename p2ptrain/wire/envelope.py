@@ -16,10 +16,20 @@ from p2ptrain.wire.cid import Cid
 from p2ptrain.wire.codec import encode_part
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import KEYS_CACHED, SIGNATURES_CACHED
-from p2ptrain.wire.messages import Commit, Have, Join, Leave, Proposal, Signed, Timeout, Vote
+from p2ptrain.wire.messages import (
+    Announcement,
+    Commit,
+    Have,
+    Join,
+    Leave,
+    Proposal,
+    Signed,
+    Timeout,
+    Vote,
+)
 from p2ptrain.wire.peer_id import PeerId, peer_id_of, public_key_of
 
-AnyStatement = Commit | Have | Proposal | Vote | Timeout | Join | Leave
+AnyStatement = Commit | Have | Proposal | Vote | Timeout | Join | Leave | Announcement
 
 STATEMENT_DOMAIN = "statement"
 

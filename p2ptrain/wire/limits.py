@@ -194,3 +194,17 @@ WARMUP_CODEC_NUMBER = 8  # int8: as exact as float32 in every test, while the st
 
 # --- the grid (swarm/grid.py) --------------------------------------------------------------------
 GRID_ROW_MAX = 32  # members of a row: a longer one buys nothing where 3% are away, and costs more
+
+# --- announcements (protocol/announcements.md) ---------------------------------------------------
+ANNOUNCEMENT_BYTES_MAX = 1024  # signed; the fields' bounds below keep even the longest under it
+ADDRESSES_ANNOUNCED_MAX = 4  # more help nobody: ADDRESSES_A_TURN are tried
+ANNOUNCED_ADDRESS_CHARS_MAX = 128  # IPv6 and a peer id have 110; a relay's stays in the hello
+AGENT_ANNOUNCED_CHARS_MAX = 32  # "p2ptrain/0.1.0", and room for a longer name
+ANNOUNCE_EVERY_MS_MAX = 60_000  # who speaks less than once a minute is not there
+ANNOUNCED_PEERS_MAX = 1024  # remembered: 16 rosters, under 2 MB; members and the connected first
+ANNOUNCED_SEQUENCES_MAX = 4096  # of peers forgotten: an old announcement must not wake a dead one
+ANNOUNCED_MAX = 64  # in one message: a roster; 45 kB at the most
+ANNOUNCED_ASKED_MAX = 256  # sequences named in one request: 5 kB
+ANNOUNCE_SKEW_MS_MAX = 86_400_000  # between clocks: a machine without a set clock is left out
+ANNOUNCED_PER_PEER_PER_S = 4  # messages; honest peers send their own each second, and answers
+ANNOUNCED_PER_PEER_BURST = 32  # a link that stood still delivers half a minute at once

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from p2ptrain.wire.announcing import Announced, GetAnnounced
 from p2ptrain.wire.cid import CID_CHARS, parse_cid
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.fields import AtMost, Each, Only
@@ -34,6 +35,7 @@ from p2ptrain.wire.statements import (
     BRANCH,
     CLOSE,
     ROUND,
+    Announcement,
     Ballot,
     Block,
     Certificate,
@@ -55,11 +57,14 @@ __all__ = [  # and all that is defined below
     "BRANCH",
     "CLOSE",
     "ROUND",
+    "Announced",
+    "Announcement",
     "Ballot",
     "Block",
     "Certificate",
     "Commit",
     "Entry",
+    "GetAnnounced",
     "Have",
     "Join",
     "Leave",
@@ -325,4 +330,5 @@ CatchUp = (
     GetTip | Tip | GetHeaders | Headers | GetState | StatePiece | GetReduced | ReducedPiece
     | GetBlob | Blob | NotHeld
 )  # fmt: skip
-Message = Averaging | CatchUp | Contacts | Goodbye
+Announcing = Announced | GetAnnounced
+Message = Averaging | CatchUp | Announcing | Contacts | Goodbye

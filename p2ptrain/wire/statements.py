@@ -1,8 +1,8 @@
 """What peers sign, and the parts of it. The normative text is protocol/averaging.md.
 
   parts       Entry, Block, Ballot, Certificate, Signed: pieces of messages
-  statements  Commit, Have, Proposal, Vote, Timeout, Join, Leave: always inside a Signed, whose
-              signature covers the swarm id, so none can be replayed in another swarm
+  statements  Commit, Have, Proposal, Vote, Timeout, Join, Leave, Announcement: always inside a
+              Signed, whose signature covers the swarm id, so none can be replayed in another swarm
 
 All are frozen and encoded by wire/codec.py from their field types alone. Field types say what
 may be on the wire: int is 0..2**63-1, Digest exactly 32 bytes, PeerId a base58 Ed25519 peer id,
@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest
-from p2ptrain.wire.fields import AtMost, Exactly, Only
+from p2ptrain.wire.fields import AtMost, Each, Exactly, Only
 from p2ptrain.wire.limits import (
+    ADDRESSES_ANNOUNCED_MAX,
+    AGENT_ANNOUNCED_CHARS_MAX,
+    ANNOUNCE_EVERY_MS_MAX,
+    ANNOUNCED_ADDRESS_CHARS_MAX,
     CHANGES_PER_BLOCK_MAX,
     CODEC_NUMBERS,
     LOCAL_STEPS_MAX,
@@ -34,6 +38,7 @@ from p2ptrain.wire.peer_id import PeerId
 Norm2 = NewType("Norm2", int)  # a squared norm in units of 2**-64, below 2**128
 
 ROUND, CLOSE, BRANCH = 0, 1, 2  # Block.kind
+REACH_UNKNOWN, DIALLED = 0, 1  # Announcement.reach
 
 
 def check(holds: bool, otherwise: str) -> None:
@@ -59,7 +64,7 @@ class Signed:
 
     signer: PeerId
     signature: Annotated[bytes, Exactly(SIGNATURE_BYTES)]
-    statement: Commit | Have | Proposal | Vote | Timeout | Join | Leave
+    statement: Commit | Have | Proposal | Vote | Timeout | Join | Leave | Announcement
 
     def __post_init__(self) -> None:
         check(len(self.signature) == SIGNATURE_BYTES, "a signature has 64 bytes")
@@ -294,3 +299,44 @@ class Leave:
     """A member asks to be let go; `tip` as in Join."""
 
     tip: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """How the signer is doing, for all to know; no rule of averaging depends on it.
+
+    sequence           grows with each of a peer's, restarts included: its Unix time in ms
+    every_ms           the next one comes within so many ms, or the signer is in trouble
+    rounds             ROUND blocks behind the state that it holds
+    height             of the block that the state is after; 0: the founding block
+    block, state       digests of that block and of that state
+    samples            trained by it in this process
+    samples_per_s      of its own training, lately; 0: it does not train
+    uplink_per_s       bytes, the most it has sent in one second; 0: not known
+    local_steps        it takes in the next round; 0: it only follows the run
+    reach              REACH_UNKNOWN or DIALLED: somebody has made a connection to it
+    agent              program and version, for people
+    addresses          full multiaddrs at which it listens, the ones worth trying
+    """
+
+    sequence: int
+    every_ms: int
+    rounds: int
+    height: int
+    block: Digest
+    state: Digest
+    samples: int
+    samples_per_s: int
+    uplink_per_s: int
+    local_steps: int
+    reach: int
+    agent: Annotated[str, AtMost(AGENT_ANNOUNCED_CHARS_MAX)]
+    addresses: Annotated[
+        tuple[str, ...], AtMost(ADDRESSES_ANNOUNCED_MAX), Each(ANNOUNCED_ADDRESS_CHARS_MAX)
+    ]
+
+    def __post_init__(self) -> None:
+        check(1 <= self.every_ms <= ANNOUNCE_EVERY_MS_MAX, "a pace of 0, or too slow")
+        check(self.rounds <= self.height, "more rounds than blocks")
+        check(self.local_steps <= LOCAL_STEPS_MAX, "local steps above LOCAL_STEPS_MAX")
+        check(self.reach in (REACH_UNKNOWN, DIALLED), f"a reach of {self.reach}")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from p2ptrain.wire.announcing import Heard, Known, tag_of
 from p2ptrain.wire.cid import cid_of
 from p2ptrain.wire.codec import (
     block_digest,
@@ -15,6 +16,8 @@ from p2ptrain.wire.messages import (
     BRANCH,
     CLOSE,
     ROUND,
+    Announced,
+    Announcement,
     Ballot,
     Blob,
     Block,
@@ -24,6 +27,7 @@ from p2ptrain.wire.messages import (
     Contact,
     Contacts,
     Entry,
+    GetAnnounced,
     GetBlob,
     GetContribution,
     GetHeaders,
@@ -52,6 +56,7 @@ from p2ptrain.wire.messages import (
     Vote,
 )
 from p2ptrain.wire.shards import merkle_proof, merkle_root
+from p2ptrain.wire.statements import DIALLED
 
 KEYS = [bytes([i]) * 32 for i in range(1, 5)]
 SIGNERS = sorted((Ed25519Signer(key) for key in KEYS), key=lambda s: s.peer)
@@ -109,6 +114,21 @@ TIMEOUT = Timeout(2, 1, block_digest(BLOCK), 2, CLOSING)
 PROPOSAL = Proposal(3, CLOSING, tuple(sign_statement(s, SWARM, TIMEOUT) for s in (ALICE, BOB)))
 VOTE = Vote(1, block_digest(BLOCK), GENESIS, named("reduced"), named("state 1"))
 SHARDS = [b"shard 0", b"shard 1"]
+ANNOUNCEMENT = Announcement(
+    sequence=1_795_478_400_000,
+    every_ms=1000,
+    rounds=1,
+    height=2,
+    block=block_digest(CLOSING),
+    state=named("state 1"),
+    samples=320,
+    samples_per_s=41_000,
+    uplink_per_s=1_250_000,
+    local_steps=10,
+    reach=DIALLED,
+    agent="p2ptrain/0.1.0",
+    addresses=(f"/ip4/192.0.2.1/tcp/4001/p2p/{BOB.peer}",),
+)
 
 
 def one(statement: Any) -> Signed:
@@ -119,6 +139,11 @@ def one(statement: Any) -> Signed:
 MESSAGES: dict[str, Message] = {
     "contacts": Contacts((Contact(ALICE.peer, ("/ip4/192.0.2.1/tcp/4001",)),)),
     "goodbye": Goodbye("the run is over – thank you"),
+    "announced": Announced((Heard(one(ANNOUNCEMENT), 0),)),
+    "get announced": GetAnnounced(
+        0, 2**63 - 1, (Known(tag_of(BOB.peer), ANNOUNCEMENT.sequence), Known(2**63 - 1, 1))
+    ),
+    "get all announced": GetAnnounced(0, 2**63 - 1, ()),
     "commit": Statement(one(COMMIT)),
     "have": Statement(one(Have(GENESIS, tuple(sorted([named("a"), named("b")]))))),
     "vote": Statement(one(VOTE)),
@@ -221,5 +246,15 @@ def refusals() -> dict[str, tuple[str, bytes]]:
         "a vote in view 0": ("3.11", vote.replace(b"\x96\x04\x01", b"\x96\x04\x00")),
         "a CID in upper case": ("3.11", blob[:3] + blob[3:].upper()),
         "a CID of another kind": ("3.11", blob.replace(b"bafkrei", b"bafybei")),
+        "an announcement of more than its agent": (
+            "3.7",
+            encode(MESSAGES["announced"]).replace(b"\xaep2ptrain/0.1.0", b"\xd9\x21" + b"a" * 33),
+        ),
+        "a vote where an announcement belongs": (
+            "3.8",
+            b"\x92\x12\x91\x92" + vote[2:] + b"\x00",
+        ),
+        "nothing announced": ("3.11", b"\x92\x12\x90"),
+        "a tag outside the bounds": ("3.11", b"\x94\x13\x05\x06\x91\x92\x07\x01"),
         "no headers asked for": ("3.11", encode(MESSAGES["get headers"])[:-1] + b"\x00"),
     }

@@ -10,6 +10,7 @@ values are fixed, so the same program always builds the same files.
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chains import make_chain
 from datasets import make_data
 from examples import (
     ALICE,
+    ANNOUNCEMENT,
     BLOCK,
     BOB,
     CLOSING,
@@ -141,6 +143,7 @@ def make_envelope() -> Any:
         TIMEOUT,
         JOIN,
         Leave(GENESIS),
+        ANNOUNCEMENT,
     ]
     key = next(key for key in KEYS if Ed25519Signer(key).peer == BOB.peer)
     accepted = [
@@ -157,12 +160,16 @@ def make_envelope() -> Any:
     scalar = int.from_bytes(good.signature[32:], "little") + order
     malleated = good.signature[:32] + scalar.to_bytes(32, "little")
     changed = Vote(2, VOTE.block, VOTE.parent, VOTE.reduced, VOTE.state)
+    announced = one(ANNOUNCEMENT)
+    later = replace(ANNOUNCEMENT, sequence=ANNOUNCEMENT.sequence + 1)
     refused = {
         "another swarm": (cid_of(b"another recipe"), good),
         "another signer": (SWARM_ID, Signed(ALICE.peer, good.signature, VOTE)),
         "another view": (SWARM_ID, Signed(BOB.peer, good.signature, changed)),
         "another kind of statement": (SWARM_ID, Signed(BOB.peer, good.signature, JOIN)),
         "zeros": (SWARM_ID, Signed(BOB.peer, bytes(64), VOTE)),
+        "an announcement in another swarm": (cid_of(b"another recipe"), announced),
+        "an announcement made later": (SWARM_ID, Signed(BOB.peer, announced.signature, later)),
         "a scalar above the group order": (SWARM_ID, Signed(BOB.peer, malleated, VOTE)),
     }
     rejected = [
