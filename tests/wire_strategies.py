@@ -166,7 +166,7 @@ hellos = st.builds(
 )
 figures: Any = st.tuples(digests, digests, ints, ints, ints, steps, st.sampled_from([0, 1]))
 announcements = st.builds(
-    lambda sequence, every_ms, heights, values, agent, addresses: Announcement(
+    lambda sequence, every_ms, heights, values, agent, addresses: Announcement(  # type: ignore[call-arg]
         sequence, every_ms, min(heights), max(heights), *values, agent, addresses
     ),
     ints,
