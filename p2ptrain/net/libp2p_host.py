@@ -67,19 +67,24 @@ logging.getLogger("libp2p").addHandler(logging.NullHandler())
 
 @asynccontextmanager
 async def open_host(
-    identity: Identity, *, listen: Sequence[str], etiquette: Etiquette
+    identity: Identity, *, listen: Sequence[str], etiquette: Etiquette, carrier: Any = None
 ) -> AsyncIterator[Switchboard]:
     """A Transport over libp2p; listens while the block runs, says goodbye to all at its end.
 
     listen   multiaddrs, /ip4/ADDRESS/tcp/PORT or /ip6/...; port 0 takes a free one, address
              0.0.0.0 all of this machine's; none: this peer dials only.
+    carrier  what connections are made of, a transport in libp2p's sense, which listens at the
+             addresses as they are given; None: TCP
 
     Raises ConfigError for an address that is none, or is in use.
     """
-    addresses = [concrete for address in listen for concrete in _concrete(address)]
+    if carrier is None:
+        addresses = [concrete for address in listen for concrete in _concrete(address)]
+    else:
+        addresses = [Multiaddr(address) for address in listen]
     with lone_exception():
         async with (
-            running_host(identity, addresses, etiquette.bounds) as host,
+            running_host(identity, addresses, etiquette.bounds, carrier) as host,
             trio.open_nursery() as nursery,
         ):
             dialler = Dialler(host)
@@ -98,10 +103,13 @@ async def open_host(
 
 @asynccontextmanager
 async def running_host(
-    identity: Identity, addresses: Sequence[Multiaddr], bounds: Bounds | None = None
+    identity: Identity,
+    addresses: Sequence[Multiaddr],
+    bounds: Bounds | None = None,
+    carrier: Any = None,
 ) -> AsyncIterator[Any]:
     """A libp2p host with our settings that listens on concrete addresses while the block runs."""
-    host = _new_host(identity)
+    host = _new_host(identity, carrier)
     host.door = Door(host.get_network(), bounds or Bounds())
     async with host.run(listen_addrs=addresses):
         try:
@@ -117,7 +125,7 @@ async def running_host(
                 await host.close()
 
 
-def _new_host(identity: Identity) -> Any:
+def _new_host(identity: Identity, carrier: Any) -> Any:
     key_pair = create_new_key_pair(identity.private_key)
     noise = Noise(key_pair, noise_privkey=create_new_noise_key_pair().private_key)
     host = new_host(
@@ -125,6 +133,7 @@ def _new_host(identity: Identity) -> Any:
         sec_opt={NOISE_ID: noise},
         muxer_opt={YAMUX_ID: BoundedYamux},
         connection_config=ConnectionConfig(min_connections=0, low_watermark=0),
+        transports=None if carrier is None else [carrier],
     )
     swarm = host.get_network()
     swarm.retry_config = RetryConfig(max_retries=0)

@@ -24,10 +24,12 @@ answered between two local steps.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import trio
@@ -36,7 +38,7 @@ from numpy.typing import NDArray
 from p2ptrain.config import Recipe
 from p2ptrain.errors import ConfigError, DeviceError, P2PTrainError
 from p2ptrain.net.unwrapping import lone_exception
-from p2ptrain.node.compute_process import ComputeDied, ComputeProcess
+from p2ptrain.node.compute_process import ComputeDied, ComputeProcess, StartWorker, WorkerProcess
 from p2ptrain.swarm.effects import Term
 from p2ptrain.swarm.inputs import Wait
 from p2ptrain.train import worker_messages as wire
@@ -121,6 +123,7 @@ async def open_compute(
     read: Callable[[], TrainingArrays],
     limits: ComputeLimits | None = None,
     weights: Callable[[], bytes] | None = None,
+    start_worker: StartWorker = ComputeProcess.start,
 ) -> AsyncIterator["Compute"]:
     """Start the compute process; it ends with the block.
 
@@ -128,16 +131,17 @@ async def open_compute(
 
     read gives the samples, which are copied into memory that the process shares and then dropped:
     a node does not hold its data set for as long as it runs. weights reads the parameters that the
-    recipe starts from, float32-LE without padding; None: its seed draws them.
+    recipe starts from, float32-LE without padding; None: its seed draws them. start_worker is
+    what answers requests: a process of its own, but for simulations.
     """
     data_fd = os.memfd_create("p2ptrain-data", os.MFD_CLOEXEC)
     try:
         shapes = await trio.to_thread.run_sync(write_arrays, data_fd, read)
         with lone_exception():
             async with trio.open_nursery() as nursery:
-                compute = Compute(
-                    nursery, spec, data_fd, shapes, limits or ComputeLimits(), weights
-                )
+                samples = _Samples(data_fd, shapes)
+                start = partial(start_worker, nursery, data_fd, _environment(spec))
+                compute = Compute(start, spec, samples, limits or ComputeLimits(), weights)
                 try:
                     await compute.start()
                     yield compute
@@ -149,27 +153,31 @@ async def open_compute(
         os.close(data_fd)
 
 
+class _Samples(NamedTuple):
+    """A memfd with the samples, and their numbers: to train on, to test with, values of each."""
+
+    fd: int
+    shapes: tuple[int, int, int]
+
+
 class Compute:
     """One compute process and the requests under way. Made by open_compute."""
 
     def __init__(
         self,
-        nursery: trio.Nursery,
+        start_worker: Callable[[], Awaitable[WorkerProcess]],
         spec: ComputeSpec,
-        data_fd: int,
-        shapes: tuple[int, int, int],
+        samples: _Samples,
         limits: ComputeLimits,
         weights: Callable[[], bytes] | None,
     ) -> None:
         self.opened: wire.Opened | None = None  # the device and the sizes of the vectors
         self.starts = 0  # of a process, the first one included
-        self._nursery = nursery
-        self._open_request = wire.Open(wire.spec_fields(spec), shapes)
-        self._environment = _environment(spec)
-        self._data_fd = data_fd
+        self._start_worker = start_worker
+        self._open_request = wire.Open(wire.spec_fields(spec), samples.shapes)
         self._limits = limits
         self._weights = weights
-        self._process: ComputeProcess | None = None
+        self._process: WorkerProcess | None = None
 
     @property
     def alive(self) -> bool:
@@ -189,7 +197,7 @@ class Compute:
     async def start(self) -> wire.Opened:
         """Start the process and open the device; open_compute has done it."""
         self.starts += 1
-        self._process = await ComputeProcess.start(self._nursery, self._data_fd, self._environment)
+        self._process = await self._start_worker()
         try:
             answer = await self._ask(self._open_request, self._limits.open_s)
         except BaseException:

@@ -12,7 +12,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -37,6 +39,38 @@ QUEUE_FRAMES_MAX = 256  # requests are answered one by one; more than this is a 
 
 class ComputeDied(DeviceError):
     """The compute process is gone: crashed, killed, or stopped because a deadline passed."""
+
+
+class WorkerProcess(Protocol):
+    """Something that answers requests one after the other, and can end at any time."""
+
+    died: str | None
+
+    @property
+    def pid(self) -> int:
+        """Its process id, for figures about it."""
+        ...
+
+    @property
+    def waits(self) -> list[Wait]:
+        """The requests under way."""
+        ...
+
+    def post(self, request: Request) -> int:
+        """Queue a request whose answer nobody waits for. Raises ComputeDied."""
+        ...
+
+    async def ask(self, request: Request, timeout_s: float) -> Answer:
+        """The answer to a request. Raises ComputeDied."""
+        ...
+
+    async def stop(self, timeout_s: float) -> None:
+        """End it, by force if that takes too long."""
+        ...
+
+
+# Given the nursery for its tasks, the memfd of the training data, and environment variables.
+StartWorker = Callable[[trio.Nursery, int, dict[str, str]], Awaitable[WorkerProcess]]
 
 
 def _words(request: Request) -> str:

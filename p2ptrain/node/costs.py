@@ -8,7 +8,8 @@ wire/limits.py are several times what an honest peer can want, so they never sho
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic
+
+import trio
 
 from p2ptrain.net.budget import Budget
 from p2ptrain.wire.limits import (
@@ -39,7 +40,7 @@ class Costs:
     clock  seconds that only go forward
     """
 
-    clock: Callable[[], float] = monotonic
+    clock: Callable[[], float] = trio.current_time
     _of: OrderedDict[PeerId, _Budgets] = field(default_factory=OrderedDict)
 
     def may_be_served(self, peer: PeerId) -> bool:

@@ -21,6 +21,7 @@ from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.addresses import check_given
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_compute
+from p2ptrain.node.compute_process import StartWorker
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
 from p2ptrain.node.following import Following
 from p2ptrain.node.founding import found
@@ -29,13 +30,13 @@ from p2ptrain.node.local_peers import LocalPeers
 from p2ptrain.node.observed import open_status
 from p2ptrain.node.obtain import obtain_data_set, obtain_recipe, obtain_weights
 from p2ptrain.node.peers import Arrived, Departed, Peers
+from p2ptrain.node.platform import THIS_MACHINE, Platform
 from p2ptrain.node.remembering import Memory, open_memory
 from p2ptrain.node.reporting import Summary
 from p2ptrain.node.round import Rounds
 from p2ptrain.node.run import run_rounds
 from p2ptrain.node.samples import training_arrays
 from p2ptrain.node.serve import REQUESTS, Server
-from p2ptrain.node.signals import stop_on_signals
 from p2ptrain.node.telemetry import Telemetry
 from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.lock import home_lock
@@ -150,7 +151,11 @@ class Node:
 
 
 async def join(
-    config: NodeConfig, target: Recipe | SwarmLink, options: JoinOptions, telemetry: Telemetry
+    config: NodeConfig,
+    target: Recipe | SwarmLink,
+    options: JoinOptions,
+    telemetry: Telemetry,
+    platform: Platform = THIS_MACHINE,
 ) -> Summary | None:
     """Take part in a swarm until the run is over or the user stops it.
 
@@ -169,22 +174,24 @@ async def join(
             swarm_id = await _swarm_id(target, identity, blocks, telemetry)
             topics = _topics(swarm_id, blocks)
             node = await stack.enter_async_context(
-                open_node(config, identity, blocks, topics, options, telemetry)
+                open_node(config, identity, blocks, topics, options, telemetry, platform.carrier)
             )
             nursery = await stack.enter_async_context(trio.open_nursery())
             observed.node = node
             node.peers.swarm = swarm_id
-            nursery.start_soon(stop_on_signals, node.stop)
+            nursery.start_soon(platform.stopper, node.stop)
             nursery.start_soon(node.cancel_when_stopped, nursery.cancel_scope)
             if isinstance(target, SwarmLink):
                 for address in target.peers:
                     node.peers.know((address,))
-            summary = await _take_part(node, swarm_id, options)
+            summary = await _take_part(node, swarm_id, options, platform.start_worker)
             nursery.cancel_scope.cancel()
         return summary
 
 
-async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary:
+async def _take_part(
+    node: Node, swarm_id: Cid, options: JoinOptions, start_worker: StartWorker
+) -> Summary:
     """From a swarm id to the last round."""
     recipe = await obtain_recipe(node, swarm_id)
     link = SwarmLink(swarm_id, node.peers.transport.addresses)
@@ -194,7 +201,8 @@ async def _take_part(node: Node, swarm_id: Cid, options: JoinOptions) -> Summary
     weights = await obtain_weights(node, recipe)
     manifest = await obtain_data_set(node, recipe)
     read = partial(training_arrays, node.blocks, manifest, recipe)
-    async with _open_device(node, recipe, read, weights, options) as compute:
+    device = _open_device(node, recipe, read, weights, options, start_worker)
+    async with device as compute:
         return await run_rounds(node, recipe, manifest, compute, options)
 
 
@@ -238,8 +246,9 @@ async def open_node(
     topics: list[str],
     options: JoinOptions,
     telemetry: Telemetry,
+    carrier: Any = None,
 ) -> AsyncIterator[Node]:
-    """Listen, dial, serve and route while the block runs."""
+    """Listen, dial, serve and route while the block runs; carrier: as of open_host."""
     with telemetry.waiting("libp2p to be loaded"):  # half a second, in which a status can be had
         libp2p_host = await trio.to_thread.run_sync(import_module, "p2ptrain.net.libp2p_host")
     check_given(options.peers)
@@ -252,7 +261,10 @@ async def open_node(
     async with (
         open_memory(config.address_book_path, topics, telemetry) as memory,
         libp2p_host.open_host(
-            identity, listen=memory.listen_as_before(options.listen), etiquette=etiquette
+            identity,
+            listen=memory.listen_as_before(options.listen),
+            etiquette=etiquette,
+            carrier=carrier,
         ) as transport,
         trio.open_nursery() as nursery,
     ):
@@ -284,6 +296,7 @@ async def _open_device(
     read: Callable[[], TrainingArrays],
     weights: Callable[[], bytes] | None,
     options: JoinOptions,
+    start_worker: StartWorker,
 ) -> AsyncIterator[Compute]:
     node.telemetry.report("phase", phase="preparing the device")
     spec = compute_spec(
@@ -295,7 +308,7 @@ async def _open_device(
     limits = ComputeLimits()
     async with AsyncExitStack() as stack:
         with node.telemetry.waiting("the OpenCL device: opened and tested", limits.open_s):
-            opening = open_compute(spec, read, limits, weights=weights)
+            opening = open_compute(spec, read, limits, weights, start_worker)
             node.compute = compute = await stack.enter_async_context(opening)
         assert compute.opened is not None
         node.telemetry.report("device", name=compute.opened.device)
