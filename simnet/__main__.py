@@ -1,7 +1,8 @@
 """`python -m simnet`: run one seed and say what happened, or many and say which failed.
 
 With a story, a TOML file or the name of a bundled one: what would that run do? (simnet/story.py)
-`python -m simnet figures` computes published tables of averaging again (simnet/figures.py).
+`python -m simnet figures` computes published tables of averaging again (simnet/figures.py),
+`python -m simnet whole` runs whole nodes on the real libp2p in memory (simnet/whole.py).
 """
 
 # ruff: noqa: T201 (what a command says goes to the terminal)
@@ -22,6 +23,10 @@ def main() -> int:
     """Exit status: 0 if every seed held, 1 if one did not; of a story see tell()."""
     if sys.argv[1:2] == ["figures"]:
         return figures(sys.argv[2:])
+    if sys.argv[1:2] == ["whole"]:
+        from simnet.whole_command import whole  # loads libp2p and OpenCL, which nothing else needs
+
+        return whole(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m simnet", description=__doc__)
     parser.add_argument("story", nargs="?", help="a story: a TOML file, or a bundled one's name")
     parser.add_argument("--plot", type=Path, help="with a story: write its curve, a PNG file")

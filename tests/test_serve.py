@@ -68,7 +68,8 @@ def reports() -> list[Mapping[str, Value]]:
 @pytest.fixture
 def bare(tmp_path: Path, reports: list[Mapping[str, Value]]) -> Server:
     """A seeder: blocks and no run."""
-    return Server(BlockStore(tmp_path / "blocks"), Telemetry(reports.append))
+    telemetry = Telemetry(reports.append)
+    return Server(BlockStore(tmp_path / "blocks"), telemetry, costs=Costs(clock=lambda: 0.0))
 
 
 @pytest.fixture
