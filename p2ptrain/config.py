@@ -97,6 +97,10 @@ class AveragingSection(Section):
     norm_max: float = Field(
         default=10.0, ge=1e-6, le=1e6, description="norm limit of the first 8 rounds"
     )
+    aggregation: Literal["mean", "centered-clip"] = Field(
+        default="mean",
+        description="mean, or centered-clip: work that is far from the others' counts less",
+    )
     voter_after: int = Field(
         default=0,
         ge=0,

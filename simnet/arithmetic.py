@@ -13,12 +13,14 @@ from typing import Protocol
 import numpy as np
 
 from p2ptrain.compress.blocks import INT8, MalformedShard
+from p2ptrain.compress.centring import Aggregation, aggregate_shard
 from p2ptrain.compress.codecs import CODECS, WARMUP_CODEC
-from p2ptrain.compress.reduce import WeightedShard, reduce_shard
+from p2ptrain.compress.reduce import WeightedShard
 from p2ptrain.swarm.effects import Term
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.messages import Norm2
 from p2ptrain.wire.shards import merkle_root
+from simnet import canon
 
 PIECES = 3  # pieces of a stand-in state: more than one, so that a download can be cut in two
 WARMUP_ROUNDS = 2  # of scenarios with few levels: both codecs come into every run
@@ -110,9 +112,10 @@ class Vectors:
 
     values = 4096
 
-    def __init__(self, codec: int) -> None:
-        """codec: its number."""
+    def __init__(self, codec: int, rule: Aggregation = "mean") -> None:
+        """codec: its number; rule: how a set becomes one vector."""
         self.codec = codec
+        self.rule: Aggregation = rule
         self.piece_count = 4
         self.shard_bytes: tuple[int, ...] = (CODECS[codec].shard_bytes(self.values),)
         self.warmup_rounds = 0 if codec in (4, 8) else WARMUP_ROUNDS
@@ -138,16 +141,17 @@ class Vectors:
             return None
 
     def reduce(self, terms: Sequence[Term]) -> tuple[bytes, ...]:
-        """The canonical integer mean."""
+        """The canonical integer mean, clipped or not."""
         codec = self._of_length[len(terms[0].shards[0])]
-        return (reduce_shard(codec, [WeightedShard(t.factor, t.shards[0]) for t in terms]),)
+        weighted = [WeightedShard(t.factor, t.shards[0]) for t in terms]
+        return (aggregate_shard(codec, weighted, self.rule),)
 
     def steps_off(self, terms: Sequence[Term], reduced: Sequence[bytes]) -> float:
         """Beside the mean in float64, which is what the integers stand for."""
-        total = sum(term.factor for term in terms)
         decode = self._of_length[len(terms[0].shards[0])].decode
-        weighted = (t.factor / total * decode(t.shards[0]).astype(np.float64) for t in terms)
-        error = np.abs(sum(weighted) - INT8.decode(reduced[0])).max()
+        vectors = [decode(t.shards[0]).astype(np.float64) for t in terms]
+        mean = canon.mean if self.rule == "mean" else canon.centred
+        error = np.abs(mean([t.factor for t in terms], vectors) - INT8.decode(reduced[0])).max()
         return float(error / INT8.quantised(reduced[0]).scales.max())
 
     def apply(self, state: bytes, reduced: Sequence[bytes]) -> bytes:
@@ -158,3 +162,8 @@ class Vectors:
     def pieces(self, state: bytes) -> tuple[bytes, ...]:
         """4 KiB each."""
         return tuple(state[i : i + 4096] for i in range(0, len(state), 4096))
+
+
+def arithmetic_of(codec: int, rule: Aggregation) -> Arithmetic:
+    """Real vectors in the codec of that number, averaged by a rule; 0: the stand-in."""
+    return Vectors(codec, rule) if codec else Hashes()

@@ -3,8 +3,8 @@
 Peers that all compute the same wrong thing agree with one another, and no comparison between them
 finds it. So the checkers compute it a second time, from the text and not from the machines' code:
 whose votes it takes (sections 7 and 9), the next roster (section 1), the beacon (11), the norm
-limit and the factors that contributions count with (10). Contexts and blocks are only read here;
-every rule is said anew, as plainly as can be.
+limit and the factors that contributions count with (10), and centred clipping (codecs.md 6.1).
+Contexts and blocks are only read here; every rule is said anew, as plainly as can be.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from collections.abc import Sequence
 from math import isqrt
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from p2ptrain.swarm.chain import Context, Settings
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.messages import BRANCH, ROUND, Block, Entry, Join
 from p2ptrain.wire.peer_id import PeerId
 from simnet.faults import quorum_of
+
+Vector = NDArray[np.float64]
 
 
 class Seat(NamedTuple):
@@ -110,6 +115,27 @@ def factors(entries: Sequence[Entry], limit2: int) -> tuple[int, ...]:
         clip = 65536 if entry.norm2 <= limit2 else isqrt(limit2 * 2**32 // entry.norm2)
         counts.append(clip * (entry.weight if entry.weight < most else most))
     return tuple(count * 65535 // (max(counts) or 1) for count in counts)
+
+
+def centred(factors: Sequence[int], vectors: Sequence[Vector]) -> Vector:
+    """The mean of one shard's vectors after centred clipping (codecs.md 6.1), in float64."""
+    part = [(f, v) for f, v in zip(factors, vectors, strict=True) if f]
+    counts = [float(f) for f, _ in part]
+    for _ in range(16 if len(part) > 2 else 0):
+        centre = mean(counts, [v for _, v in part])
+        far = [float(np.linalg.norm(v - centre)) for _, v in part]
+        radius = sorted(far)[(len(far) - 1) // 2]
+        counts = [
+            f * min(1.0, radius / d if d else 1.0) for (f, _), d in zip(part, far, strict=True)
+        ]
+    return mean(counts, [v for _, v in part])
+
+
+def mean(counts: Sequence[float], vectors: Sequence[Vector]) -> Vector:
+    """The mean of vectors that count so much, in float64."""
+    shares = np.array(counts) / sum(counts)
+    found: Vector = shares @ np.stack(vectors)
+    return found
 
 
 def _lower_median(values: Sequence[int]) -> int:

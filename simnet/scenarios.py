@@ -18,12 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
+from p2ptrain.compress.centring import Aggregation
 from p2ptrain.swarm.chain import Context, Member, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig, Timing
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.swarm.views import DOUBLINGS_MAX
 from p2ptrain.wire.digest import Digest, digest
-from simnet.arithmetic import Arithmetic, Hashes, Vectors, state_digest
+from simnet.arithmetic import arithmetic_of, state_digest
 from simnet.checkers import Judge, ViolationError
 from simnet.faults import CALM, CRASH, FREEZE, PARTITION, Outage, Plan
 from simnet.keys import KeyRing
@@ -63,6 +64,7 @@ class Scenario:
     rounds   rounds in the run's recipe
     codec    0: the stand-in for sums; else real vectors in the codec of that number
     encoded  put every message through the wire's codec
+    rule     how a set of real vectors becomes one
     """
 
     name: str
@@ -70,6 +72,7 @@ class Scenario:
     rounds: int = ROUNDS
     codec: int = 0
     encoded: bool = False
+    rule: Aggregation = "mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ SCENARIOS = {
         Scenario("int8", draw_quiet, codec=8),
         Scenario("int2", draw_quiet, codec=2),
         Scenario("topk", draw_quiet, codec=4096 + 128),
+        Scenario("clipped", draw_quiet, codec=4, rule="centered-clip"),
         Scenario("finish", draw_crash, rounds=6),
         Scenario("blackout", draw_blackout, rounds=6),
         Scenario("restored", draw_restored),
@@ -140,7 +144,7 @@ class Run:
         self.plan = plan
         self.scenario = scenario
         self.world = World(seed, plan.network, encoded=scenario.encoded, keep_log=keep_log)
-        self.arithmetic: Arithmetic = Vectors(scenario.codec) if scenario.codec else Hashes()
+        self.arithmetic = arithmetic_of(scenario.codec, scenario.rule)
         self.ring = KeyRing(seed)
         signers = [self.ring.new_signer() for _ in range(plan.peers)]
         self.peers = [signer.peer for signer in signers]

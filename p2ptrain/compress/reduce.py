@@ -51,14 +51,18 @@ def reduce_shard(codec: Codec, terms: Sequence[WeightedShard]) -> bytes:
 
     Raises MalformedShard if a term is no shard of the codec.
     """
-    assert 1 <= len(terms) <= ROSTER_MAX, "64 terms of 47 bits are what the sums are proven for"
-    assert all(0 <= term.factor <= FACTOR_MAX for term in terms), "factors are 16-bit integers"
-    total = sum(term.factor for term in terms)
     blocks = [codec.quantised(term.shard) for term in terms]
-    factors = np.array([term.factor for term in terms], np.int64)
-    weights, units = _weights(factors, np.stack([block.scales for block in blocks]))
-    sums = _sums(weights, [block.q for block in blocks])
-    return INT8.join(_encode(sums, units, total))
+    return mean_of_blocks([term.factor for term in terms], blocks)
+
+
+def mean_of_blocks(factors: Sequence[int], terms: Sequence[Quantised]) -> bytes:
+    """As reduce_shard, of terms that are decoded."""
+    assert 1 <= len(terms) <= ROSTER_MAX, "64 terms of 47 bits are what the sums are proven for"
+    assert all(0 <= factor <= FACTOR_MAX for factor in factors), "factors are 16-bit integers"
+    scales = np.stack([term.scales for term in terms])
+    weights, units = _weights(np.array(factors, np.int64), scales)
+    sums = _sums(weights, [term.q for term in terms])
+    return INT8.join(_encode(sums, units, sum(factors)))
 
 
 def _weights(

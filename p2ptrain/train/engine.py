@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from p2ptrain.compress.blocks import MalformedShard, NotFinite
+from p2ptrain.compress.centring import aggregate_shard
 from p2ptrain.compress.codecs import CODECS, REDUCED_CODEC, Codec
 from p2ptrain.compress.feedback import join_values, shard_lengths
-from p2ptrain.compress.reduce import WeightedShard, reduce_shard
+from p2ptrain.compress.reduce import WeightedShard
 from p2ptrain.device.golden import cases
 from p2ptrain.device.golden_inputs import Case
 from p2ptrain.device.kernels import TOGETHER, source_bytes, source_folder
@@ -218,11 +219,13 @@ class Engine:
 
     def _reduce(self, request: wire.ReduceSet) -> wire.Answer:
         self._chain.find(request.parent)  # before the work
-        codec = CODECS[request.codec]
+        codec, rule = CODECS[request.codec], self._run.averaging.aggregation
         for _, pieces in request.terms:
             self._check_lengths(codec, pieces)
         shards = [
-            reduce_shard(codec, [WeightedShard(f, pieces[index]) for f, pieces in request.terms])
+            aggregate_shard(
+                codec, [WeightedShard(f, pieces[index]) for f, pieces in request.terms], rule
+            )
             for index in range(len(self._lengths))
         ]
         candidate = self._chain.average(

@@ -9,6 +9,7 @@ import alone took a fifth of a warm start, and the modules of networks that the 
 import pickle
 from dataclasses import dataclass
 
+from p2ptrain.compress.centring import Aggregation
 from p2ptrain.model.batches import Network
 from p2ptrain.train.local import Presentation
 from p2ptrain.train.optimizers import InnerConfig
@@ -18,16 +19,18 @@ from p2ptrain.wire.limits import WARMUP_CODEC_NUMBER
 
 @dataclass(frozen=True, slots=True)
 class Averaging:
-    """How contributions are written.
+    """How contributions are written and averaged.
 
     shard_values   values of a shard, the last one may have fewer
     number         of the codec, after the warm-up
     warmup_rounds  first rounds, which contribute in int8
+    aggregation    the rule by which a set becomes one vector
     """
 
     shard_values: int
     number: int
     warmup_rounds: int
+    aggregation: Aggregation = "mean"
 
     def number_after(self, rounds: int) -> int:
         """The codec's number in the round after so many."""

@@ -28,7 +28,12 @@ def run_settings(recipe: Recipe) -> RunSettings:
         inner=inner_config(recipe),
         shown=presentation(recipe),
         outer=OuterConfig(outer.optimizer, outer.learning_rate, outer.momentum),
-        averaging=Averaging(averaging.shard_values, averaging.number, averaging.warmup_rounds),
+        averaging=Averaging(
+            averaging.shard_values,
+            averaging.number,
+            averaging.warmup_rounds,
+            averaging.aggregation,
+        ),
         seed=recipe.seed,
         local_steps=recipe.inner.local_steps,
         phases=tuple(accumulate((phase.rounds for phase in recipe.phases), initial=0)),

@@ -9,13 +9,15 @@ import json
 import sys
 from fractions import Fraction
 from itertools import groupby
-from math import floor
+from math import floor, isqrt
+from operator import mul
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.compress.blocks import INT4, INT8, BlockCodec
+from p2ptrain.compress.centring import aggregate_shard
 from p2ptrain.compress.codecs import INT2, TOPK
 from p2ptrain.compress.feedback import quantise_with_feedback
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
@@ -183,6 +185,51 @@ def reduce_vector(
     }
 
 
+def clipped_factors(factors: list[int], vectors: list[list[Fraction]]) -> list[int]:
+    """Section 6.1, step by step; factors above 0."""
+    total = list(range(len(factors)))
+    products = [[sum(map(mul, x, y), Fraction(0)) for y in vectors] for x in vectors]
+    f = factors
+    for _ in range(16):
+        along = [sum(f[j] * products[i][j] for j in total) for i in total]
+        across = sum(f[i] * along[i] for i in total)
+        far = [sum(f) ** 2 * products[i][i] - 2 * sum(f) * along[i] + across for i in total]
+        radius = sorted(far)[(len(far) - 1) // 2]
+        shares = [
+            a << 16 if d <= radius else isqrt(floor((a << 16) ** 2 * radius / d))
+            for a, d in zip(factors, far, strict=True)
+        ]
+        f = [65535 * share // max(shares) for share in shares]
+    return f
+
+
+def centred_vector(
+    name: str, codec: BlockCodec, terms: list[tuple[int, NDArray[np.float32]]]
+) -> dict[str, Any]:
+    """One clipped mean, from the definition; the implementation must agree."""
+    shards = [(factor, codec.encode(values)) for factor, values in terms]
+    part = [(i, codec.quantised(s)) for i, (factor, s) in enumerate(shards) if factor]
+    vectors = [
+        [Fraction(float(s)) * q for s, row in zip(b.scales, b.q.tolist(), strict=True) for q in row]
+        for _, b in part
+    ]
+    clipped = [0] * len(shards)
+    for (i, _), f in zip(
+        part, clipped_factors([shards[i][0] for i, _ in part], vectors), strict=True
+    ):
+        clipped[i] = f
+    result = mean_shard(codec, [(f, s) for f, (_, s) in zip(clipped, shards, strict=True)])
+    weighted = [WeightedShard(factor, shard) for factor, shard in shards]
+    assert aggregate_shard(codec, weighted, "centered-clip") == result, name
+    return {
+        "name": name,
+        "codec": codec.number,
+        "terms": [{"factor": f, "shard": runs_of(s)} for f, s in shards],
+        "clipped": clipped,
+        "reduced": runs_of(result),
+    }
+
+
 def main() -> None:
     """Print all vectors."""
     zeros = np.zeros(CODEC_BLOCK, np.float32)
@@ -232,6 +279,29 @@ def main() -> None:
                 "sixty-four terms",
                 INT8,
                 [(65535 - 1000 * i, np.roll(ramp(1.0 + i), 64 * i)) for i in range(64)],
+            ),
+        ],
+        "centred": [
+            centred_vector(
+                "one of four against the others",
+                INT4,
+                [(65535, np.roll(ramp(1.0), 64 * i)) for i in range(3)] + [(65535, -ramp(1.0))],
+            ),
+            centred_vector(
+                "a huge one, one that counts little, and one of factor 0",
+                INT8,
+                [
+                    (60000, two_blocks),
+                    (30000, np.roll(two_blocks, 64)),
+                    (65535, np.roll(two_blocks, 128)),
+                    (9, -1000 * two_blocks),
+                    (0, two_blocks),
+                ],
+            ),
+            centred_vector(
+                "most are equal",
+                TOPK[128],
+                [(65535, ramp(1.0)), (50000, ramp(1.0)), (40000, np.roll(ramp(2.0), 64))],
             ),
         ],
     }
