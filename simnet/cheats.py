@@ -75,11 +75,11 @@ class Grinder(Cheat):
 class Giant(Liar):
     """Contributes what no local steps end at, well declared (rule 2.8)."""
 
-    def _trained(self, block: Digest) -> None:
+    def _trained(self, block: Digest, spent_s: float) -> None:
         self.arithmetic = _Giants()
         if self.averaging is not None:
             setattr(self.averaging, "_refuse_own", lambda contribution: [])  # noqa: B010
-        super()._trained(block)
+        super()._trained(block, spent_s)
 
     def bend(self, to: PeerId, message: Message) -> Message | None:
         """Its work is what it says."""

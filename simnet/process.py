@@ -15,13 +15,15 @@ class Pace:
     reduce_s        in the compute process
     apply_s         until a state that was reduced is on the disk
     item_timeout_s  for state pieces and reduced shards
-    samples         behind each contribution; 0: drawn
+    batch           samples in a local step; 0: those of a contribution are drawn
+    local_steps     the most that a peer takes in a round; its train_s is of so many
     """
 
     reduce_s: float = 0.01
     apply_s: float = 0.03
     item_timeout_s: float = 3.0
-    samples: int = 0
+    batch: int = 0
+    local_steps: int = 1
 
 
 USUAL_PACE = Pace()

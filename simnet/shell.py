@@ -76,6 +76,7 @@ class Shell(Process):
         self.judge, self.arithmetic, self.pace = setup.judge, setup.arithmetic, setup.pace
         self.config = config
         self.train_s = train_s
+        self.steps = 1  # local steps of this round
         self.reveals = reveals
         initial = setup.arithmetic.initial()
         genesis = setup.genesis
@@ -368,7 +369,8 @@ class Shell(Process):
         if context.member(self.peer) is None:
             if not self.asked_to_join and not self.leaving:
                 self.asked_to_join = True
-                self._do(self.averaging.join(self.world.now))
+                steps = self.averaging.local_steps(self.pace.local_steps)
+                self._do(self.averaging.join(self.world.now, steps))
             return
         self.asked_to_join = False
         if self.leaving:
@@ -376,10 +378,13 @@ class Shell(Process):
         if not self.averaging.may_contribute or self.training == context.block:
             return
         self.training = context.block
-        spent = self.train_s * self.rng.uniform(0.8, 1.2)
-        self.later(self.world.now + spent, lambda: self._trained(context.block))
+        most = self.pace.local_steps
+        self.steps = self.averaging.local_steps(most)
+        spent = self.train_s * self.steps / most * self.rng.uniform(0.8, 1.2)
+        self._do(self.averaging.begin(self.world.now, self.steps))
+        self.later(self.world.now + spent, lambda: self._trained(context.block, spent))
 
-    def _trained(self, block: Digest) -> None:
+    def _trained(self, block: Digest, spent_s: float) -> None:
         tip = self.storage.history.tip.block
         if block != tip or self.storage.applied != tip or self.averaging is None:
             return
@@ -387,8 +392,9 @@ class Shell(Process):
         shards = self.arithmetic.contribution(state, self.rng, self.storage.history.tip.rounds)
         norms2 = tuple(self.arithmetic.norm2(shard) or 0 for shard in shards)
         data = digest("data", block, self.peer.encode())
-        samples = self.pace.samples or self.rng.randint(1, 64)
-        contribution = Contribution(data, samples, shards, norms2, 1)  # type: ignore[arg-type]
+        samples = self.steps * self.pace.batch or self.rng.randint(1, 64)
+        most = self.pace.local_steps
+        contribution = Contribution(data, samples, shards, norms2, most, block, self.steps, spent_s)  # type: ignore[arg-type]
         self._do(self.averaging.contribute(self.world.now, contribution))
         self._schedule()
 

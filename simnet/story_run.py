@@ -94,6 +94,8 @@ class Run:
         self.watch.shells = {p: s[0] for p, s in zip(self.peers, self.shells, strict=True)}
         self.watch.on_block = self._on_block
         self.watch.on_banned = self.world.ban
+        for pupil, shells in zip(self.pupils, self.shells, strict=True):
+            pupil.share = lambda s=shells[0]: s.steps / task.local_steps  # type: ignore[misc]
         number = {peer: i for i, peer in enumerate(self.peers)}
         self.watch.on_counted = lambda peer: self.pupils[number[peer]].counted()
 
@@ -105,6 +107,9 @@ class Run:
             shard_bytes=self.pupils[0].shard_bytes,
             rounds=max(task.rounds, self.story.rounds + 1),
             weight_max=task.batch * task.local_steps,
+            batch=task.batch,
+            local_steps=task.local_steps,
+            local_steps_max=task.local_steps,
             norm_max2=floor(task.norm_max**2 * 2.0**64),
             voter_after=0,
         )
@@ -119,7 +124,8 @@ class Run:
             reduce_s=0.01 + REDUCE_S_PER_TERM * task.padded * members,
             apply_s=0.03 + APPLY_S_PER_VALUE * task.padded,
             item_timeout_s=ITEM_TIMEOUT_S * max(1.0, shards, pieces),
-            samples=task.batch * task.local_steps,
+            batch=task.batch,
+            local_steps=task.local_steps,
         )
 
     def _genesis(self, chains: list[Reveals]) -> Context:
@@ -129,7 +135,8 @@ class Run:
         context = genesis(SWARM, self.peers[founders[0]], state)
         if len(founders) == 1:
             return context
-        members = [Member(self.peers[i], chains[i].anchor, True, 0, 0, 1) for i in founders]
+        steps = self.task.local_steps
+        members = [Member(self.peers[i], chains[i].anchor, True, 0, 0, steps) for i in founders]
         return replace(context, roster=tuple(sorted(members, key=lambda m: m.peer)))
 
     # --- the run --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ time, for equal inputs give equal bits.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -102,13 +102,13 @@ class Classroom:
         parameters[: len(weights)] = weights
         return state_bytes(initial_state(self.outer, parameters))
 
-    def learn(self, state: bytes, velocity: Vector, rng: np.random.Generator) -> Vector:
+    def learn(self, state: bytes, velocity: Vector, rng: np.random.Generator, steps: int) -> Vector:
         """The pseudo-gradient of a round of local steps; velocity is updated in place."""
         start = state_from_bytes(self.outer, state, self.values).parameters
         parameters = start.copy()
         inputs, labels = self._train
         rate = np.float32(self.task.learning_rate)
-        for _ in range(self.steps):
+        for _ in range(steps):
             drawn = rng.integers(0, len(labels), self.batch)
             gradient = _gradient(parameters, inputs[drawn], labels[drawn])
             velocity *= np.float32(MOMENTUM)
@@ -174,6 +174,7 @@ class Pupil:
         self.warmup_shard_bytes: tuple[int, ...] = ()
         self._seed = seed
         self._rng = np.random.default_rng([seed, number])
+        self.share: Callable[[], float] = lambda: 1.0  # of the steps of a round
         self._velocity = np.zeros(classroom.values, np.float32)
         self._residual = np.zeros(classroom.values, np.float32)
         self._lost = self._residual  # by rounding, if the newest contribution counts
@@ -185,7 +186,8 @@ class Pupil:
     def contribution(self, state: bytes, rng: random.Random, rounds: int = 0) -> tuple[bytes, ...]:
         """The shards of a round of local steps."""
         del rng, rounds  # which samples come does not depend on what else was drawn
-        gradient = self.classroom.learn(state, self._velocity, self._rng)
+        steps = max(1, round(self.share() * self.classroom.steps))
+        gradient = self.classroom.learn(state, self._velocity, self._rng, steps)
         codec = self.classroom.codec
         quantised, lost = quantise_with_feedback(codec, gradient, self._residual)
         self._lost = lost if self.codec != EXACT_ENOUGH else self._residual

@@ -69,7 +69,7 @@ class Rounds:
     me            this peer
     sample_count  training samples it draws from
     rounds_max    leave after this many of our contributions; None: stay to the end
-    local_steps   that we take in a round; what we declare to the others
+    local_steps   the most that we take in a round, because the user says so
     first_peers   peers that must have asked to enter before the first round of a new swarm
     applied       blocks that were applied and not reported yet
     report        tells the user of one
@@ -178,13 +178,10 @@ class Rounds:
 
     async def train(self, base: Context) -> tuple[LocalWork, Indices] | None:
         """H local steps on our samples; None if the chain moved on before we were done."""
-        samples = assigned(
-            base.beacon,
-            self.me,
-            self.sample_count,
-            self.local_steps,
-            self.recipe.inner.batch,
-        )
+        averaging, batch = self.machines.averaging, self.recipe.inner.batch
+        steps = averaging.local_steps(self.local_steps)
+        samples = assigned(base.beacon, self.me, self.sample_count, steps, batch)
+        self.machines.to_averaging.post(lambda now: averaging.begin(now, steps))
         self._training_on = base.block
         try:
             work = await self.state.compute.train(
@@ -210,6 +207,8 @@ class Rounds:
             norms2=work.norms2,
             local_steps=self.local_steps,
             parent=work.parent,
+            steps=len(samples),
+            seconds=work.seconds,
         )
         averaging = self.machines.averaging
         self._contributed_to = work.parent
@@ -253,7 +252,8 @@ class Rounds:
                 self._left_at = trio.current_time()
                 inbox.post(averaging.leave)
         elif member is None:
-            inbox.post(lambda now: averaging.join(now, self.local_steps))
+            steps = averaging.local_steps(self.local_steps)
+            inbox.post(lambda now: averaging.join(now, steps))
 
     def _over(self) -> bool:
         """The run has its last final block, or we asked to go and are out (or nobody is left)."""

@@ -110,16 +110,16 @@ async def run_rounds(
 
 
 def local_steps_of(recipe: Recipe, wanted: int | None) -> int:
-    """The steps that this peer declares: as many as it wants, the recipe's at the most.
+    """The most steps that this peer declares: as many as it wants, the recipe's at the most.
 
     Raises ConfigError.
     """
-    most = recipe.inner.local_steps
+    most = recipe.inner.steps_max
     if wanted is None:
         return most
     if not 1 <= wanted <= most:
         raise ConfigError(
-            f"--local-steps {wanted}: the recipe has inner.local_steps = {most}.\n"
+            f"--local-steps {wanted}: the recipe allows {most} (inner.local_steps, _max).\n"
             f"A slow peer may take fewer, from 1 to {most}; its weight is less by as much."
         )
     return wanted

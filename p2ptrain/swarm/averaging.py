@@ -91,6 +91,7 @@ class Averaging(Showing):
         """Begin; after a restart this sends our contribution again."""
         self._started, self._now = True, now
         self._views.entered_at = now
+        self._pace.stand(self.context, None, now)
         self._presence.woke(now)
         self._presence.follow((m.peer for m in self.context.roster), now)
         self._next_retry = now + self._views.retry
@@ -234,13 +235,26 @@ class Averaging(Showing):
             root=merkle_root(contribution.shards),
             norms2=contribution.norms2,
             reveal=reveal,
-            local_steps=contribution.local_steps,
+            local_steps=self._declare(now, contribution),
         )
         record = CommitRecord(
             sign_statement(self.config.signer, self.config.swarm, commit), contribution.shards
         )
         self._committed.append(commit.parent)
         return [Persist(record), *self._offer(now, record), *self._settle(now)]
+
+    def _declare(self, now: float, contribution: Contribution) -> int:
+        """The steps of the next round, by what this one took."""
+        if contribution.steps:
+            self._pace.trained(contribution.steps, contribution.seconds, now)
+        self._pace.committed(self.config.me, now)
+        return self._pace.declared(self.context, contribution.local_steps)
+
+    def begin(self, now: float, steps: int) -> list[Effect]:
+        """Local work on context.block has begun: a round without it was missed for slowness."""
+        self._now = now
+        self._pace.began(steps)
+        return []
 
     def _offer(self, now: float, record: CommitRecord) -> list[Effect]:
         self._next_retry = now + self._views.retry

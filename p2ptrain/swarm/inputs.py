@@ -71,8 +71,10 @@ class Contribution:
     weight       samples, >= 1
     shards       the encoded shards; their sizes are settings.shard_bytes
     norms2       squared norm of each shard
-    local_steps  steps declared for the next round
+    local_steps  the most steps that this peer wants to take in the next round
     parent       the block that was worked on, if the caller wants that checked
+    steps        local steps that were taken; 0: not known
+    seconds      that they took
     """
 
     data: Digest
@@ -81,6 +83,8 @@ class Contribution:
     norms2: tuple[Norm2, ...]
     local_steps: int
     parent: Digest | None = None
+    steps: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

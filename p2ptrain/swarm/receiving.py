@@ -96,6 +96,7 @@ class Receiving(Deciding):
         if self.context.member(signed.signer) is None:
             return []
         effects = self._exchange.commit(sender, signed, self._wanted())
+        self._pace.committed(signed.signer, now)
         self._evidence(now)
         return effects
 

@@ -6,7 +6,7 @@ step needs, who owes it, and when the machine goes on without.
 
 from __future__ import annotations
 
-from p2ptrain.swarm.chain import proposer, quorum
+from p2ptrain.swarm.chain import proposer, quorum, round_steps
 from p2ptrain.swarm.inputs import Wait
 from p2ptrain.swarm.receiving import Receiving
 from p2ptrain.wire.peer_id import PeerId
@@ -38,6 +38,20 @@ class Showing(Receiving):
         if self._sitting.withholds and len(self._voters) > 1:
             return False
         return inside and rounds_left and self.context.block not in self._committed
+
+    def local_steps(self, most: int) -> int:
+        """Local steps to take on context.block; most: what the user allows."""
+        return self._pace.steps_now(self.context, most)
+
+    @property
+    def round_steps(self) -> int:
+        """H: local steps of whoever is not too slow for them."""
+        return round_steps(self.context, self.config.settings)
+
+    @property
+    def slow_because(self) -> str:
+        """Why this peer takes fewer steps, in words; "": it does not."""
+        return self._pace.why
 
     @property
     def joiners(self) -> tuple[PeerId, ...]:

@@ -32,6 +32,7 @@ from p2ptrain.swarm.effects import (
 )
 from p2ptrain.swarm.exchange import Exchange
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
+from p2ptrain.swarm.pace import Pace
 from p2ptrain.swarm.presence import Presence
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.swarm.sitting import SittingOut
@@ -97,6 +98,7 @@ class Standing:
         promised = self._record.promised
         self._views = Views(config.timing, max(context.view + 1, promised), promised, 0.0)
         self._presence = Presence(config.me, config.timing.branch_s, 0.0)
+        self._pace = Pace(config.me, config.settings)
         self._admissions = Admissions(config, reveals.anchor)
         self._connected: frozenset[PeerId] | None = None
         self._committed: deque[Digest] = deque(maxlen=PARENTS_REMEMBERED)
@@ -174,6 +176,8 @@ class Standing:
         self, now: float, context: Context, certificate: Certificate | None
     ) -> list[Effect]:
         """Stand on another block, whatever its relation to ours."""
+        child = certificate is not None and certificate.block.parent == self.context.block
+        self._pace.stand(self.context, certificate.block if certificate and child else None, now)
         self._views.base(context.view, now)
         self.certificate = certificate
         self._stand_on(context)
