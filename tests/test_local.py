@@ -16,7 +16,7 @@ from p2ptrain.device.operations import Operations
 from p2ptrain.device.reference_math import flush_tiny
 from p2ptrain.errors import ConfigError
 from p2ptrain.model.mlp import ModelSpec
-from p2ptrain.train.local import STEPS_AT_ONCE, Trainer, TrainingData, steps_at_once
+from p2ptrain.train.local import STEPS_AT_ONCE, RoundMoment, Trainer, TrainingData, steps_at_once
 from p2ptrain.train.optimizers import InnerConfig, adamw_scalars, next_powers, sgd_scalars
 from p2ptrain.train.schedules import rate
 
@@ -334,3 +334,11 @@ def test_training_has_the_same_bits_on_one_thread_and_on_two() -> None:
         )
         hashes.add(done.stdout)
     assert len(hashes) == 1
+
+
+def test_a_round_of_more_steps_than_the_recipes_passes_through_as_much_of_the_schedule() -> None:
+    moment = RoundMoment(first_step=40, round_steps=4)
+    assert [moment.step(i, 8) for i in range(8)] == [40, 40, 41, 41, 42, 42, 43, 43]
+    assert [moment.step(i, 4) for i in range(4)] == [40, 41, 42, 43]
+    assert [moment.step(i, 2) for i in range(2)] == [40, 41], "a slow peer takes the first ones"
+    assert RoundMoment(40).step(9, 10) == 49

@@ -145,12 +145,12 @@ class Engine:
             return stopped
 
         self._trainer.set_inner_state(local.inner)
-        candidate = chain.find(base)
+        candidate, steps = chain.find(base), self._run.local_steps
         result = self._trainer.pseudo_gradient(
             candidate.state.parameters,
             indices.reshape(-1, request.batch),
             ask,
-            RoundMoment(request.round * self._run.local_steps, request.noise),
+            RoundMoment(steps * request.round, request.noise, steps),
         )
         if stopped:
             return wire.Cancelled()

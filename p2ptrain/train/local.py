@@ -93,12 +93,21 @@ class Presentation:
 class RoundMoment:
     """When local steps are taken.
 
-    first_step  number of the first one in the run: round x local steps
-    noise       the round's key of random draws, 0 .. 2^64 - 1
+    first_step   number of the first one in the run: round x the recipe's local steps
+    noise        the round's key of random draws, 0 .. 2^64 - 1
+    round_steps  the recipe's local steps; a round of more passes through as much of the schedule;
+                 0: each step is one of the schedule
     """
 
     first_step: int = 0
     noise: int = 0
+    round_steps: int = 0
+
+    def step(self, done: int, steps: int) -> int:
+        """The step of the schedule at which step `done` of so many is taken."""
+        if not 0 < self.round_steps < steps:
+            return self.first_step + done
+        return self.first_step + done * self.round_steps // steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +241,12 @@ class Trainer:
         when = moment or RoundMoment()
         losses: list[NDArray[np.float32]] = []
         done = 0
-        while done < len(sample_indices) and not should_stop():
-            plan = self.plan(when.first_step + done)
+        count = len(sample_indices)
+        while done < count and not should_stop():
+            plan = self.plan(when.step(done, count))
             indices = sample_indices[done : done + plan.shape.steps_max]
-            losses.append(self._run(plan, indices, Moment(done, when.noise), when.first_step))
+            steps = [when.step(done + i, count) for i in range(len(indices))]
+            losses.append(self._run(plan, indices, Moment(done, when.noise), steps))
             done += len(indices)
         loss = np.concatenate(losses) if losses else np.empty(0, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -280,12 +291,12 @@ class Trainer:
         return self.network.resized(side) if side else self.network
 
     def _run(
-        self, plan: Plan, indices: NDArray[np.int32], moment: Moment, first_step: int
+        self, plan: Plan, indices: NDArray[np.int32], moment: Moment, steps: list[int]
     ) -> NDArray[np.float32]:
         plan.load(indices, moment)
-        for slot in range(len(indices)):
+        for slot, step in enumerate(steps):
             plan.enqueue(slot)
-            self._optimizer.enqueue(first_step + moment.first_step + slot)
+            self._optimizer.enqueue(step)
         loss, _ = plan.scores(len(indices))
         return loss.ravel()
 
