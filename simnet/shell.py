@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm import averaging, catchup, effects, statesync
@@ -20,11 +20,7 @@ from p2ptrain.swarm.history import History, Link
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.messages import (
-    ROUND,
-    Certified,
-    Message,
-)
+from p2ptrain.wire.messages import ROUND, Certified, Message
 from p2ptrain.wire.peer_id import PeerId
 from p2ptrain.wire.shards import merkle_root
 from simnet.arithmetic import Arithmetic, state_digest
@@ -377,8 +373,7 @@ class Shell(Process):
             self._do(self.averaging.leave(self.world.now))
         if not self.averaging.may_contribute or self.training == context.block:
             return
-        self.training = context.block
-        most = self.pace.local_steps
+        self.training, most = context.block, self.pace.local_steps
         self.steps = self.averaging.local_steps(most)
         spent = self.train_s * self.steps / most * self.rng.uniform(0.8, 1.2)
         self._do(self.averaging.begin(self.world.now, self.steps))
@@ -393,9 +388,9 @@ class Shell(Process):
         norms2 = tuple(self.arithmetic.norm2(shard) or 0 for shard in shards)
         data = digest("data", block, self.peer.encode())
         samples = self.steps * self.pace.batch or self.rng.randint(1, 64)
-        most = self.pace.local_steps
-        contribution = Contribution(data, samples, shards, norms2, most, block, self.steps, spent_s)  # type: ignore[arg-type]
-        self._do(self.averaging.contribute(self.world.now, contribution))
+        work = Contribution(data, samples, shards, norms2, self.pace.local_steps, block)  # type: ignore[arg-type]
+        work = replace(work, steps=self.steps, seconds=spent_s)
+        self._do(self.averaging.contribute(self.world.now, work))
         self._schedule()
 
     def _strike(self, error: RemoteProtocolError) -> None:

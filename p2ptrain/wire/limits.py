@@ -209,5 +209,5 @@ ANNOUNCE_SKEW_MS_MAX = 86_400_000  # between clocks: a machine without a set clo
 ANNOUNCED_PER_PEER_PER_S = 4  # messages; honest peers send their own each second, and answers
 ANNOUNCED_PER_PEER_BURST = 32  # a link that stood still delivers half a minute at once
 
-# --- pace of local steps (swarm/pace.py) -----------------------------------------------------------
+# --- pace of local steps (swarm/pace.py) ----------------------------------------------------------
 PACE_ROUNDS_KEPT = 5  # a peer's speed is the median of so many: laptops throttle within minutes
