@@ -137,6 +137,12 @@ def words_for(event: Mapping[str, Value]) -> str | None:
         case "warning" | "strike" | "proof" as what:
             details = event.get("text") or f"{event.get('rule')}: {event.get('detail')}"
             return f"{what}: {event.get('peer', '')} {details}"
+        case "silent":
+            return f"silent: {event['peer']} is not waited for until it speaks again"
+        case "heard":
+            return f"heard again: {event['peer']}"
+        case "states":
+            return f"{event['text']}"
         case "round":
             return _round_line(event)
         case "energy":

@@ -9,7 +9,7 @@ from rich.table import Table
 from p2ptrain.cli.options import Home, Json
 from p2ptrain.config_local import node_config
 from p2ptrain.node.local_client import NodeSilent, ask
-from p2ptrain.node.status import PeerStatus, ProcessStatus, Status, parse_status
+from p2ptrain.node.status import AnnouncedStatus, PeerStatus, ProcessStatus, Status, parse_status
 
 NAME_CHARS = 12
 PEER_CHARS = 12  # of an id, from its end: all begin alike
@@ -72,6 +72,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         for wait in status.waits
     ]
     facts += [("waits for" if i == 0 else "", wait) for i, wait in enumerate(waits or ["nothing"])]
+    if status.announced is not None:
+        facts.append(("swarm says", _announced(status.announced)))
     facts.append(("rates", _rates(status)))
     facts.append(("process", _process(status.process)))
     if status.compute is not None:
@@ -123,6 +125,21 @@ def _progress(status: Status) -> list[tuple[str, str]]:
             )
         )
     return facts
+
+
+def _announced(announced: AnnouncedStatus) -> str:
+    """How many peers there are, how far and fast, and whether all have the same states."""
+    seen = announced.sightings
+    if not seen:
+        return "nobody else has announced itself"
+    speed = sum(each.samples_s for each in seen)
+    silent = sum(each.silent for each in seen)
+    rounds = sorted({each.round for each in seen})
+    far = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
+    return (
+        f"{len(seen)} others at {far}, {speed:,.0f} samples/s of training"
+        f"{f', {silent} silent' if silent else ''}; {announced.text}"
+    )
 
 
 def _rates(status: Status) -> str:

@@ -57,6 +57,7 @@ class Machines(Following[Compute]):
     votes: Votes
     averaging: Averaging
     to_averaging: Inbox[Effect] = field(default_factory=Inbox)
+    silent: frozenset[PeerId] = frozenset()  # connected, but frozen or cut off
     _costs: Costs = field(default_factory=Costs)
     _unfinished: dict[Digest, Reduce] = field(default_factory=dict)
 
@@ -95,8 +96,8 @@ class Machines(Following[Compute]):
                 self.peers.strike(RemoteProtocolError(sender, "transport 5", fault))
 
     def peers_changed(self) -> None:
-        """Somebody came or went."""
-        connected = self.peers.connected
+        """Somebody came or went, fell silent or spoke again."""
+        connected = self.peers.connected - self.silent
         self.to_averaging.post(lambda now: self.averaging.peers(now, connected))
         super().peers_changed()
 

@@ -21,6 +21,7 @@ import trio
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, SwarmLink
 from p2ptrain.net.identity import load_or_create
+from p2ptrain.node.announcing import AnnouncingNode
 from p2ptrain.node.following import Following
 from p2ptrain.node.node import JoinOptions, Node, open_node
 from p2ptrain.node.observed import open_status
@@ -37,7 +38,7 @@ from p2ptrain.swarm.certificates import Rules, is_finished
 from p2ptrain.swarm.chain import Settings, genesis
 from p2ptrain.swarm.statesync import Shapes, StateSync
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest
-from p2ptrain.wire.envelope import Ed25519Verifier, swarm_digest
+from p2ptrain.wire.envelope import Ed25519Signer, Ed25519Verifier, swarm_digest
 from p2ptrain.wire.limits import STATE_PIECE_BYTES
 from p2ptrain.wire.messages import Goodbye
 from p2ptrain.wire.peer_id import PeerId
@@ -154,6 +155,15 @@ async def _following(
         node.server.open(node.peers, ledger)
         mirror.start()
         mirror.peers_changed()
+        node.announcing = AnnouncingNode(
+            peers=node.peers,
+            telemetry=node.telemetry,
+            state=state,
+            swarm=swarm,
+            signer=Ed25519Signer(node.identity.private_key),
+            verifier=Ed25519Verifier(),
+        )
+        node.announcing.start(nursery)
         yield mirror
 
 

@@ -19,6 +19,7 @@ from p2ptrain.config_local import NodeConfig, SwarmLink
 from p2ptrain.net.identity import Identity, load_or_create
 from p2ptrain.net.transport import Etiquette
 from p2ptrain.node.addresses import check_given
+from p2ptrain.node.announcing import AnnouncingNode
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_compute
 from p2ptrain.node.compute_process import StartWorker
@@ -91,6 +92,7 @@ class Node:
     memory: Memory
     local: LocalPeers | None = None
     machines: Following[Any] | None = None
+    announcing: AnnouncingNode | None = None
     rounds: Rounds | None = None
     compute: Compute | None = None
     state: AppliedState[Any] | None = None
@@ -137,6 +139,8 @@ class Node:
             match event:
                 case Arrived() | Departed():
                     self.fetcher.peers_changed()
+                    if self.announcing is not None:
+                        self.announcing.peers_changed()
                     if self.machines is not None:
                         self.machines.peers_changed()
                     if self.rounds is not None:
@@ -146,6 +150,8 @@ class Node:
                         self.server.serve(self.peers, received.peer, received.message)
                     else:
                         self.fetcher.deliver(received.peer, received.message)
+                    if self.announcing is not None:
+                        self.announcing.deliver(received.peer, received.message)
                     if self.machines is not None:
                         self.machines.deliver(received.peer, received.message)
 

@@ -18,7 +18,12 @@ from p2ptrain.config_version import version_number
 from p2ptrain.errors import StoreError
 from p2ptrain.net.unwrapping import lone_exception
 from p2ptrain.node import local_api
-from p2ptrain.node.observed_peers import SAMPLE_EVERY_S, Traffic, peer_statuses
+from p2ptrain.node.observed_peers import (
+    SAMPLE_EVERY_S,
+    Traffic,
+    announced_status,
+    peer_statuses,
+)
 from p2ptrain.node.processes import process_status
 from p2ptrain.node.status import (
     STATUS_SCHEMA,
@@ -102,6 +107,7 @@ class Observed:
             last_round=self._last_round(),
             rates=self._rates(peers),
             peers=peers,
+            announced=announced_status(node.announcing if node is not None else None),
             process=process_status(None),
             compute=self._compute(),
             notices=tuple(self._notices()),

@@ -7,11 +7,20 @@ from dataclasses import dataclass, field
 import trio
 
 from p2ptrain.net.transport import PeerStatistics
+from p2ptrain.node.announcing import AnnouncingNode, words_for_states
 from p2ptrain.node.dialling import DialState
 from p2ptrain.node.peers import Peers
-from p2ptrain.node.status import DialStatus, PeerStatus, finite
+from p2ptrain.node.status import (
+    AnnouncedStatus,
+    DialStatus,
+    PeerStatus,
+    SightingStatus,
+    finite,
+)
 from p2ptrain.swarm.chain import Context
+from p2ptrain.swarm.sightings import distinct_states
 from p2ptrain.wire.peer_id import PeerId
+from p2ptrain.wire.statements import DIALLED
 
 SAMPLE_EVERY_S = 1.0
 WINDOW_SAMPLES = 10  # so rates are those of the last ten seconds
@@ -82,6 +91,39 @@ def peer_statuses(
             )
         )
     return tuple(statuses)
+
+
+def announced_status(announcing: AnnouncingNode | None) -> AnnouncedStatus | None:
+    """What all peers have announced; None before this node follows a run."""
+    if announcing is None:
+        return None
+    groups = announcing.states
+    agrees = {peer: group.ours for group in groups for peer in group.peers}
+    now = trio.current_time()
+    return AnnouncedStatus(
+        states=distinct_states(groups),
+        text=words_for_states(groups),
+        sightings=tuple(
+            SightingStatus(
+                peer=peer,
+                age_s=round(sighting.age_s(now), 2),
+                every_s=sighting.told.every_ms / 1000,
+                silent=peer in announcing.silent,
+                round=sighting.told.rounds,
+                height=sighting.told.height,
+                state=sighting.told.state.hex(),
+                agrees=agrees.get(peer),
+                samples=sighting.told.samples,
+                samples_s=float(sighting.told.samples_per_s),
+                uplink_s=float(sighting.told.uplink_per_s) or None,
+                local_steps=sighting.told.local_steps,
+                reachable=sighting.told.reach == DIALLED,
+                agent=sighting.told.agent,
+                addresses=sighting.told.addresses,
+            )
+            for peer, sighting in announcing.sightings
+        ),
+    )
 
 
 def _counts(figures: PeerStatistics | None) -> Counts:

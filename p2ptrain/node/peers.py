@@ -83,6 +83,7 @@ class Peers:
     note: Callable[[Note], None] = _remember_nothing
     dial_timeout_s: float = DIAL_TIMEOUT_S
     hellos: dict[PeerId, Hello] = field(default_factory=dict)
+    was_dialled: bool = False  # whether anyone has made a connection to us
     _dialling: Dialling = field(default_factory=Dialling)
     _via_loopback: dict[PeerId, bool] = field(default_factory=dict)  # of those in hellos
     _unwanted: dict[PeerId, str] = field(default_factory=dict)
@@ -198,6 +199,14 @@ class Peers:
                 self._dialling.connected(peer, trio.current_time())
             self._news.set()
 
+    def hear_of(self, teller: PeerId, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Addresses that a peer announced; who told us may be another."""
+        source = Source.TOLD if teller == peer else Source.HEARSAY
+        self.know(
+            self._dialable(teller, tuple(a for a in addresses if peer_dialled_at(a) == peer)),
+            source,
+        )
+
     def recall(self, remembered: Iterable[Remembered]) -> None:
         """Addresses from earlier runs, best first."""
         for each in remembered:
@@ -289,6 +298,7 @@ class Peers:
         self.know(told, Source.TOLD)
         self._dialling.connected(peer, trio.current_time())
         self.note(Met(peer, hello.topics, told, now_unix))
+        self.was_dialled |= not event.outgoing
         if event.outgoing:
             self._dialling.worked(peer, event.address, now_unix)
             self.note(Reached(peer, hello.topics, event.address, now_unix))

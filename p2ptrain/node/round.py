@@ -71,6 +71,7 @@ class Rounds:
     rounds_max    leave after this many of our contributions; None: stay to the end
     local_steps   the most that we take in a round, because the user says so
     first_peers   peers that must have asked to enter before the first round of a new swarm
+    trained_samples, samples_per_s  of our own training: in all, and in the newest round
     applied       blocks that were applied and not reported yet
     report        tells the user of one
     keep          called when the state is level: writes what is our own, if it is time
@@ -85,6 +86,8 @@ class Rounds:
     rounds_max: int | None = None
     first_peers: int = 0
     leaving: bool = False
+    trained_samples: int = 0
+    samples_per_s: float = 0.0
     applied: list[Link] = field(default_factory=list)
     report: Callable[[Link], Awaitable[None]] = _silent
     keep: Callable[[], Awaitable[None]] = _nothing
@@ -213,6 +216,8 @@ class Rounds:
         averaging = self.machines.averaging
         self._contributed_to = work.parent
         self.machines.to_averaging.post(lambda now: averaging.contribute(now, contribution))
+        self.trained_samples += work.samples
+        self.samples_per_s = work.samples / max(work.seconds, 1e-6)
         self.machines.telemetry.report("trained", loss=work.loss, seconds=work.seconds)
 
     async def agree(self, base: Context) -> None:

@@ -12,6 +12,7 @@ from p2ptrain.compress.codecs import CODECS, WARMUP_CODEC
 from p2ptrain.config import Recipe
 from p2ptrain.data.manifest import Manifest
 from p2ptrain.errors import ConfigError
+from p2ptrain.node.announcing import AnnouncingNode, Work
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
 from p2ptrain.node.curve_file import CurveFile
@@ -87,6 +88,8 @@ async def run_rounds(
                 take=own.take,
             )
             _connect(node, machines, rounds, reporter, ledger)
+            node.announcing = _announcing(node, machines, rounds)
+            node.announcing.start(nursery)
             nursery.start_soon(reporter.report_waits, machines.averaging)
             await _catch_up(node, machines, recipe)
             machines.start_averaging()
@@ -235,6 +238,26 @@ def _connect(
     node.state = machines.state
     node.rounds = rounds
     node.server.open(node.peers, ledger)
+
+
+def _announcing(node: Node, machines: Machines, rounds: Rounds) -> AnnouncingNode:
+    """What tells the others about us, and us about them."""
+    config = machines.averaging.config
+
+    def fell_silent(silent: frozenset[PeerId]) -> None:
+        machines.silent = silent
+        machines.peers_changed()
+
+    return AnnouncingNode(
+        peers=node.peers,
+        telemetry=node.telemetry,
+        state=machines.state,
+        swarm=config.swarm,
+        signer=config.signer,
+        verifier=config.verifier,
+        work=lambda: Work(rounds.trained_samples, rounds.samples_per_s, rounds.local_steps),
+        on_silent=fell_silent,
+    )
 
 
 async def _catch_up(node: Node, machines: Machines, recipe: Recipe) -> None:

@@ -170,6 +170,53 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SightingStatus:
+    """What a peer announced of itself, whether we are connected to it or not.
+
+    age_s          seconds since it did
+    every_s        seconds after which it means to do so again
+    silent         connected, and nothing has come for longer than that: it is not waited for
+    state          of the block of this height, in hexadecimal; height, round: how far it is
+    agrees         whether that is the state of our chain, or an earlier one of its was; null: no
+                   block that we know of
+    samples        trained by it in its process; samples_s: a second; local_steps: of its next round
+    uplink_s       bytes, the most that it has sent in a second; null: not known
+    reachable      whether somebody has made a connection to it
+    """
+
+    peer: str
+    age_s: float
+    every_s: float
+    silent: bool
+    round: int
+    height: int
+    state: str
+    agrees: bool | None
+    samples: int
+    samples_s: float
+    uplink_s: float | None
+    local_steps: int
+    reachable: bool
+    agent: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncedStatus:
+    """What is known from announcements.
+
+    states     how many states of one block there are at the least, ours included: 1 is as it
+               should be, more are a branch, or arithmetic that is not equal
+    text       that in words
+    sightings  of all other peers, sorted
+    """
+
+    states: int
+    text: str
+    sightings: tuple[SightingStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RateStatus:
     """How fast it goes.
 
@@ -247,6 +294,7 @@ class Status:
     last_round: RoundStatus | None
     rates: RateStatus
     peers: tuple[PeerStatus, ...]
+    announced: AnnouncedStatus | None
     process: ProcessStatus
     compute: ComputeStatus | None
     notices: tuple[NoticeStatus, ...]

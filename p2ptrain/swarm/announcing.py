@@ -84,6 +84,11 @@ class Announcer:
         return min(self._say_at, self._ask_at)
 
     @property
+    def member_peers(self) -> frozenset[PeerId]:
+        """Who takes part in the rounds, as we were told last."""
+        return self._members
+
+    @property
     def every_s(self) -> float:
         """Seconds between two of our announcements."""
         is_member = self.me in self._members

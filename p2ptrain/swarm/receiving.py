@@ -20,6 +20,7 @@ from p2ptrain.wire.envelope import check_signed
 from p2ptrain.wire.messages import (
     BRANCH,
     ROUND,
+    Announcement,
     Certificate,
     Certified,
     Commit,
@@ -80,7 +81,7 @@ class Receiving(Deciding):
                 return self._take_vote(now, sender, signed, vote)
             case Join() | Leave() as wish:
                 return self._take_wish(now, sender, signed, wish.tip)
-            case Proposal() | Timeout():
+            case Proposal() | Timeout() | Announcement():
                 rule = "a Proposal or Timeout travels in a Propose or GiveUp"
                 raise RemoteProtocolError(sender, "averaging 1.1", rule)
 

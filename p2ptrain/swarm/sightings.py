@@ -26,7 +26,7 @@ from p2ptrain.wire.limits import (
 from p2ptrain.wire.messages import Announcement, Signed
 from p2ptrain.wire.peer_id import PeerId
 
-LATE_FACTOR = 2.0  # one may be lost or slow; after the second the peer is in trouble
+LATE_FACTOR = 1.75  # one may be slow; so a frozen peer is missed within 2 s, looks included
 GONE_S = 60.0  # late for so long, and it is forgotten: people want to see who has just vanished
 TRAIL_KEPT = 4  # states announced before: peers that are ahead of us are compared by these
 
