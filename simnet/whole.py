@@ -41,7 +41,7 @@ from simnet.wires import Uplink, Wires
 
 MBIT = 1e6 / 8  # bytes a second
 UPLINKS = (10 * MBIT, 50 * MBIT, 100 * MBIT)
-LATENCY_S = 0.02
+LATENCY_S = 0.01
 SPEED = Speed(look_s=0.1, answer_s=0.002)
 START_S_MAX = 2.0  # the last node starts so much later than the second
 PARTITION_S = 10.0

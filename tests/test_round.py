@@ -265,7 +265,9 @@ def swarm(
     """Nodes whose transport is simulated; all else is as in a process of their own."""
     one = Swarm(tmp_path, kernel_cache)
 
-    def open_host(identity: Identity, *, listen: object, etiquette: Etiquette) -> object:
+    def open_host(
+        identity: Identity, *, listen: object, etiquette: Etiquette, carrier: None
+    ) -> object:
         return one.net.open(identity, etiquette)
 
     monkeypatch.setattr("p2ptrain.net.libp2p_host.open_host", open_host)

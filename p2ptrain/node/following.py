@@ -76,7 +76,9 @@ class Following(Generic[KeeperT]):
         """Somebody came or went."""
         connected = self.peers.connected
         self.to_catchup.post(lambda now: self.catchup.peers(now, connected))
-        if connected - self._known:  # somebody new may be on a better chain
+        # Somebody new may be on a better chain, and is asked; once we know where the others are,
+        # he alone: 32 peers that met at the same time sent one another 17,000 questions.
+        if connected - self._known and not self.caught_up.is_set():
             self.to_catchup.post(self.catchup.start)
         self._known = connected
         self.to_statesync.post(lambda now: self.statesync.peers(now, connected))

@@ -22,7 +22,7 @@ from p2ptrain.node.addresses import check_given
 from p2ptrain.node.announcing import AnnouncingNode
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute, ComputeLimits, compute_spec, open_compute
-from p2ptrain.node.compute_process import StartWorker
+from p2ptrain.node.compute_process import ComputeProcess, StartWorker
 from p2ptrain.node.fetch import TOLD_EVERY_S, Fetcher
 from p2ptrain.node.following import Following
 from p2ptrain.node.founding import found
@@ -196,7 +196,10 @@ async def join(
 
 
 async def _take_part(
-    node: Node, swarm_id: Cid, options: JoinOptions, start_worker: StartWorker
+    node: Node,
+    swarm_id: Cid,
+    options: JoinOptions,
+    start_worker: StartWorker = ComputeProcess.start,
 ) -> Summary:
     """From a swarm id to the last round."""
     recipe = await obtain_recipe(node, swarm_id)

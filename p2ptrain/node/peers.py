@@ -38,6 +38,9 @@ from p2ptrain.wire.messages import Contact, Contacts, Goodbye, Hello, Message
 from p2ptrain.wire.peer_id import PeerId
 
 HEAD_START_S = 0.2  # a round trip and a greeting on most links
+# Who came within so long is told of in one message: N peers that meet at the same time would
+# otherwise send one another N^3 / 2 of them.
+INTRODUCE_AFTER_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class Peers:
     _encoded: tuple[Message, bytes] | None = None
     _news: trio.Event = field(default_factory=trio.Event)
     _arrival: trio.Event = field(default_factory=trio.Event)
+    _newcomers: dict[PeerId, Contact] = field(default_factory=dict)  # others do not know of yet
+    _newcomers_here: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
         self._dialling.ours = self.transport.addresses
@@ -310,16 +315,29 @@ class Peers:
         ]
         self.send(peer, Contacts(tuple(contacts[:CONTACTS_MAX])))
         if hello.addresses:
+            self._newcomers[peer] = Contact(peer, hello.addresses)
+            self._newcomers_here.set()
+
+    async def _introduce(self) -> None:
+        """Tell everyone of those who have just come, for ever."""
+        while True:
+            await self._newcomers_here.wait()
+            await trio.sleep(INTRODUCE_AFTER_S)
+            self._newcomers_here = trio.Event()
+            newcomers = [contact for _, contact in sorted(self._newcomers.items())]
+            self._newcomers.clear()
             for other in sorted(self.hellos):
-                if other != peer:
-                    self.send(other, Contacts((Contact(peer, hello.addresses),)))
+                others = [contact for contact in newcomers if contact.peer != other]
+                for start in range(0, len(others), CONTACTS_MAX):
+                    self.send(other, Contacts(tuple(others[start : start + CONTACTS_MAX])))
 
     async def keep_dialling(self) -> None:
         """Try the known peers that are not connected, each at its own pace, for ever.
 
-        The same task lets go of the peers that reached STRIKES_MAX.
+        The same task lets go of the peers that reached STRIKES_MAX, and introduces newcomers.
         """
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._introduce)
             while True:
                 self._news = trio.Event()
                 now = trio.current_time()
