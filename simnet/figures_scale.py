@@ -28,11 +28,11 @@ import numpy as np
 
 from p2ptrain.compress.blocks import INT8
 from p2ptrain.compress.reduce import FACTOR_MAX, WeightedShard, reduce_shard
+from p2ptrain.swarm.committee import committee
 from p2ptrain.swarm.grid import (
     Grid,
     Row,
     average_rows,
-    committee,
     grid_for,
     is_void,
     rows,

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from p2ptrain.compress.centring import Aggregation
-from p2ptrain.swarm.chain import Context, Member, Settings, genesis
+from p2ptrain.swarm.chain import Context, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig, Timing
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.roster import Member
 from p2ptrain.swarm.views import DOUBLINGS_MAX
 from p2ptrain.wire.digest import Digest, digest
 from simnet.arithmetic import arithmetic_of, state_digest

@@ -25,9 +25,9 @@ from p2ptrain.model.networks import network_of
 from p2ptrain.wire.limits import (
     BATCH_MAX,
     CODEC_BLOCK,
+    COMMITTEE_MAX,
     LOCAL_STEPS_MAX,
     PARAMETERS_MAX,
-    ROSTER_MAX,
     ROUNDS_MAX,
     SHARD_VALUES_MAX,
 )
@@ -36,7 +36,7 @@ from simnet.lies import LIES
 
 FOLDER = Path(__file__).with_name("stories")
 STORY_BYTES_MAX = 1 << 16  # as a recipe: a page of text with long comments
-PEERS_MAX = ROSTER_MAX  # one group; how more than that average together is not built yet
+PEERS_MAX = COMMITTEE_MAX  # one group; how more than that average together is not built yet
 COUNT_MAX = 100_000  # of one table: more is a slip of the finger, 65 an honest question
 FAULTS_MAX = 1000  # of each kind; more are drawn by [churn]
 SIMULATED_ROUNDS_MAX = 2000  # hours of one core with many peers; the report scales to the whole run

@@ -12,9 +12,10 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import floor
 
-from p2ptrain.swarm.chain import Context, Member, Settings, genesis
+from p2ptrain.swarm.chain import Context, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.roster import Member
 from p2ptrain.wire.digest import digest
 from p2ptrain.wire.limits import SHARD_VALUES_MAX, STATE_PIECE_BYTES
 from p2ptrain.wire.messages import ROUND

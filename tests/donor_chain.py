@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from p2ptrain.swarm.certificates import Rules
-from p2ptrain.swarm.chain import Context, Member, Settings, advance, genesis, vote_of
+from p2ptrain.swarm.chain import Context, Settings, advance, genesis, vote_of
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.roster import Member
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest, digest
 from p2ptrain.wire.envelope import statement_bytes
 from p2ptrain.wire.messages import (

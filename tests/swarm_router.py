@@ -14,7 +14,7 @@ from math import inf
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.averaging import Averaging
-from p2ptrain.swarm.chain import Context, Member, Settings, genesis
+from p2ptrain.swarm.chain import Context, Settings, genesis
 from p2ptrain.swarm.effects import (
     Apply,
     CheckPiece,
@@ -27,6 +27,7 @@ from p2ptrain.swarm.effects import (
 )
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.roster import Member
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.messages import (
     Certificate,

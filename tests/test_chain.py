@@ -11,7 +11,6 @@ from p2ptrain.errors import LocalProtocolError
 from p2ptrain.swarm.branches import may_follow, should_switch
 from p2ptrain.swarm.chain import (
     Context,
-    Member,
     advance,
     finals,
     genesis,
@@ -24,6 +23,7 @@ from p2ptrain.swarm.chain import (
     weight_max,
 )
 from p2ptrain.swarm.reveals import Reveals
+from p2ptrain.swarm.roster import Member
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import ZERO_DIGEST, digest
 from p2ptrain.wire.messages import (

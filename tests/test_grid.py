@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from p2ptrain.compress.blocks import INT8
 from p2ptrain.compress.reduce import WeightedShard, reduce_shard
+from p2ptrain.swarm.committee import committee
 from p2ptrain.swarm.grid import (
     Grid,
     Row,
     average_rows,
-    committee,
     grid_for,
     is_void,
     rows,
     seating,
 )
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import CODEC_BLOCK, GRID_ROW_MAX, ROSTER_MAX
+from p2ptrain.wire.limits import CODEC_BLOCK, COMMITTEE_MAX, GRID_ROW_MAX
 from p2ptrain.wire.peer_id import PeerId
 
 BEACON = digest("beacon", b"a test")
@@ -50,7 +50,7 @@ def test_a_group_is_the_cells_that_differ_in_its_coordinate_alone(sides: list[in
 def test_a_grid_has_a_cell_for_everyone_and_groups_of_a_size_that_is_safe(count: int) -> None:
     grid = grid_for(count)
     assert grid.cells >= count
-    if count <= ROSTER_MAX:
+    if count <= COMMITTEE_MAX:
         assert grid.sides == (count,)
     else:
         assert all(side <= GRID_ROW_MAX for side in grid.sides)
@@ -97,7 +97,7 @@ def test_two_peers_share_a_row_as_often_as_chance_has_it() -> None:
 def test_a_committee_is_drawn_by_the_beacon_from_everyone() -> None:
     everyone = peers(200)
     drawn = committee(BEACON, everyone)
-    assert len(set(drawn)) == ROSTER_MAX
+    assert len(set(drawn)) == COMMITTEE_MAX
     assert set(drawn) <= set(everyone)
     assert drawn == committee(BEACON, everyone[::-1])
     assert drawn != committee(digest("beacon", b"another"), everyone)

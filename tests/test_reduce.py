@@ -20,7 +20,7 @@ from p2ptrain.compress.reduce import (
     round_half_even,
     round_to_float32,
 )
-from p2ptrain.wire.limits import CODEC_BLOCK, ROSTER_MAX
+from p2ptrain.wire.limits import CODEC_BLOCK, COMMITTEE_MAX
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "protocol" / "vectors" / "codecs.json").read_text()
@@ -134,7 +134,7 @@ def test_the_largest_set_stays_inside_its_bits() -> None:
     q = np.where(np.arange(CODEC_BLOCK) % 2, 127, -127).astype(np.int8)
     scale = np.nextafter(np.float32(2.0**24), np.float32(0))  # a mantissa of 24 ones
     shard = scale.astype("<f4").tobytes() + q.tobytes()
-    terms = [WeightedShard(FACTOR_MAX, shard)] * ROSTER_MAX
+    terms = [WeightedShard(FACTOR_MAX, shard)] * COMMITTEE_MAX
     assert reduce_shard(INT8, terms) == shard
 
 

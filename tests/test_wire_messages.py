@@ -11,8 +11,8 @@ from p2ptrain.wire.codec import encode
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest, digest
 from p2ptrain.wire.limits import (
     CHANGES_PER_BLOCK_MAX,
+    COMMITTEE_MAX,
     HEADERS_MAX,
-    ROSTER_MAX,
     SHARDS_MAX,
     VIEW_MAX,
 )
@@ -88,7 +88,7 @@ BROKEN: dict[str, Callable[[], object]] = {
     "a round of nobody": lambda: block(ROUND),
     "a close with entries": lambda: block(CLOSE, entries=(ENTRY,)),
     "a close with leaves": lambda: block(CLOSE, leaves=(signed(A, LEAVE),)),
-    "a round with living": lambda: block(ROUND, entries=(ENTRY,), living=(A,)),
+    "a close with living": lambda: block(CLOSE, living=(A,)),
     "a branch of nobody": lambda: block(BRANCH),
     "a branch with joins": lambda: block(BRANCH, living=(A,), joins=(signed(A, JOIN),)),
     "a branch not sorted": lambda: block(BRANCH, living=(B, A)),
@@ -147,7 +147,7 @@ def test_it_cannot_be_made(make: Callable[[], object]) -> None:
 
 def largest_block() -> Block:
     """64 contributors, and as many joins and leaves as a block may have."""
-    peers = sorted(peer_id_of(bytes([i]) * 32) for i in range(ROSTER_MAX))
+    peers = sorted(peer_id_of(bytes([i]) * 32) for i in range(COMMITTEE_MAX))
     wide = 655_360_000
     entries = tuple(Entry(peer, D, wide, Norm2(1), D, 1) for peer in peers)
     changing = peers[:CHANGES_PER_BLOCK_MAX]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from p2ptrain.compress.blocks import INT8, Quantised, split_scales
 from p2ptrain.compress.codecs import Codec
-from p2ptrain.wire.limits import ROSTER_MAX
+from p2ptrain.wire.limits import COMMITTEE_MAX
 
 FACTOR_MAX = 65535
 WEIGHT_BITS = 40
@@ -47,7 +47,7 @@ def reduce_shard(codec: Codec, terms: Sequence[WeightedShard]) -> bytes:
 
     Args:
       codec  of the terms
-      terms  1 to ROSTER_MAX of them, of equal length; if all factors are 0 the mean is zero
+      terms  1 to COMMITTEE_MAX of them, of equal length; if all factors are 0 the mean is zero
 
     Raises MalformedShard if a term is no shard of the codec.
     """
@@ -57,7 +57,7 @@ def reduce_shard(codec: Codec, terms: Sequence[WeightedShard]) -> bytes:
 
 def mean_of_blocks(factors: Sequence[int], terms: Sequence[Quantised]) -> bytes:
     """As reduce_shard, of terms that are decoded."""
-    assert 1 <= len(terms) <= ROSTER_MAX, "64 terms of 47 bits are what the sums are proven for"
+    assert 1 <= len(terms) <= COMMITTEE_MAX, "64 terms of 47 bits are what the sums are proven for"
     assert all(0 <= factor <= FACTOR_MAX for factor in factors), "factors are 16-bit integers"
     scales = np.stack([term.scales for term in terms])
     weights, units = _weights(np.array(factors, np.int64), scales)

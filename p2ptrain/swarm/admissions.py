@@ -16,9 +16,16 @@ from p2ptrain.swarm.effects import Effect, Send
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
-from p2ptrain.wire.limits import CHANGES_PER_BLOCK_MAX, JOINS_PENDING_MAX, ROSTER_MAX
+from p2ptrain.wire.limits import (
+    CHANGES_PER_BLOCK_MAX,
+    COMMITTEE_MAX,
+    JOINS_PENDING_MAX,
+    ROSTER_MAX,
+)
 from p2ptrain.wire.messages import Join, Leave, Signed, Statement
 from p2ptrain.wire.peer_id import PeerId
+
+ANSWERS_MAX = 3  # to one roll call: the first may be lost; a round may take minutes
 
 
 @dataclass(slots=True)
@@ -37,6 +44,8 @@ class Admissions:
     def __init__(self, config: AveragingConfig, anchor: Digest) -> None:
         self._config = config
         self._pending: dict[PeerId, Signed] = {}
+        self._answers: set[PeerId] = set()  # of the members that the newest block calls
+        self._said = 0  # how often we have answered its call
         self.wish = Wish(anchor)
 
     def take(self, context: Context, sender: PeerId, signed: Signed) -> list[Effect]:
@@ -55,6 +64,8 @@ class Admissions:
 
     def follow(self, context: Context) -> None:
         """Forget the wishes that this context has granted or that have become too old."""
+        self._answers.clear()
+        self._said = 0
         self._pending = {
             peer: signed for peer, signed in self._pending.items() if self.is_open(context, signed)
         }
@@ -66,6 +77,21 @@ class Admissions:
         return isinstance(wish, Join | Leave) and (
             wish.tip in context.recent and inside == isinstance(wish, Leave)
         )
+
+    def is_answer(self, context: Context, signed: Signed) -> bool:
+        """Whether a Join is a called member's answer to the roll call of the newest block."""
+        join = signed.statement
+        here = isinstance(join, Join) and join.tip == context.block
+        return here and signed.signer in context.seats.called
+
+    def take_answer(self, signed: Signed) -> None:
+        """Note a checked answer."""
+        self._answers.add(signed.signer)
+
+    def answered(self, context: Context) -> tuple[PeerId, ...]:
+        """Who is to be listed as living, sorted: those first in the draw who have answered."""
+        found = [peer for peer in context.seats.called if peer in self._answers]
+        return tuple(sorted(found[:COMMITTEE_MAX]))
 
     def joiners(self) -> tuple[PeerId, ...]:
         """Peers outside that want in: they are told of new blocks too."""
@@ -97,6 +123,10 @@ class Admissions:
         elif self.wish.leave and inside:
             signed = self._sign(Leave(tip))
             self._pending[self._config.me] = signed
+        elif inside and self._config.me in context.seats.called and self._said < ANSWERS_MAX:
+            self._said += 1
+            answer = Statement(self._sign(Join(tip, self.wish.anchor, self.wish.local_steps)))
+            return [Send(peer, answer) for peer in voters(context)]
         else:
             return []
         known = sorted({*connected, *voters(context)} - {self._config.me})

@@ -39,7 +39,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 
 from p2ptrain.errors import LocalProtocolError, RemoteProtocolError
-from p2ptrain.swarm.chain import Context, proposer
+from p2ptrain.swarm.chain import Context, committee, proposer
 from p2ptrain.swarm.effects import CommitRecord, Effect, Persist
 from p2ptrain.swarm.inputs import Contribution
 from p2ptrain.swarm.showing import Showing
@@ -93,7 +93,7 @@ class Averaging(Showing):
         self._views.entered_at = now
         self._pace.stand(self.context, None, now)
         self._presence.woke(now)
-        self._presence.follow((m.peer for m in self.context.roster), now)
+        self._presence.follow(committee(self.context), now)
         self._next_retry = now + self._views.retry
         self._introduce_at = now + self.config.timing.branch_s
         if self._closing or self._views.view > self.context.view + 1:
@@ -110,8 +110,11 @@ class Averaging(Showing):
     def receive(self, now: float, sender: PeerId, message: Message) -> list[Effect]:
         """Take one message; those that are not this machine's business are ignored."""
         effects = self._woken(now)
-        self._now = now
-        effects += self._take(now, sender, message)
+        self._now, self._sender = now, sender
+        try:
+            effects += self._take(now, sender, message)
+        finally:
+            self._sender = None
         self._presence.heard(sender, now)
         return effects + self._settle(now)
 
@@ -126,6 +129,7 @@ class Averaging(Showing):
             effects += self._view_failed(now)
         if now >= self._next_retry:
             effects += self._retry(now)
+        effects += self._follow_at_last(now)
         if now >= self._introduce_at:
             effects += self._introduce(now, self._connected or ())
         return effects + self._settle(now)
@@ -134,6 +138,7 @@ class Averaging(Showing):
     def deadline(self) -> float:
         """When expire must be called next, seconds on the caller's clock; inf: never."""
         times = [self._views.deadline, self._next_retry, self._introduce_at, self._sitting.ends_at]
+        times.append(self._at_last)
         if self._grace_at is not None and self._proposal is None:
             times.append(self._grace_at)
         if self._is_voter and not self.finished:
@@ -179,7 +184,7 @@ class Averaging(Showing):
             effects += exchange.fetch(pending.proposal.block, pending.message.signed.signer)
         if self._is_voter:
             effects += self._repeat_ourselves()
-        return effects + self._send(self._other_voters(), GetVotes(self.context.block))
+        return effects + self._send(self._informed(), GetVotes(self.context.block))
 
     def _repeat_ourselves(self) -> list[Effect]:
         """Our Have, proposal, vote and Timeout again, to the voters that may lack them."""
@@ -219,7 +224,7 @@ class Averaging(Showing):
         self._now = now
         member = self.context.member(self.config.me)
         elsewhere = contribution.parent not in (None, self.context.block)
-        if member is None or elsewhere or not self.may_contribute:
+        if member is None or not self._sits or elsewhere or not self.may_contribute:
             return []
         if refused := self._refuse_own(contribution):
             return refused
@@ -265,7 +270,7 @@ class Averaging(Showing):
     def _offer_again(self, now: float) -> list[Effect]:
         """After a restart: what we had committed to the block on which we stand now."""
         own = self._own_record
-        if own is None or not own.shards or self.context.member(self.config.me) is None:
+        if own is None or not own.shards or not self._sits:
             return []
         commit = own.signed.statement
         is_to_this = isinstance(commit, Commit) and commit.parent == self.context.block

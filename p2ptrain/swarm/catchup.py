@@ -35,7 +35,7 @@ from math import inf
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.branches import may_follow, should_switch
 from p2ptrain.swarm.certificates import Rules, verify_certificate
-from p2ptrain.swarm.chain import Context, advance
+from p2ptrain.swarm.chain import Context, advance, sits
 from p2ptrain.swarm.effects import Send
 from p2ptrain.swarm.history import History, Link
 from p2ptrain.wire.codec import block_digest
@@ -265,7 +265,9 @@ class CatchUp:
         theirs = [link.certificate for link in links]
         common = self._history.context(height)
         tip = links[-1].context
-        needed_there = not ours and tip.member(self._me) is not None
+        # A branch keeps whoever was not on the committee that it left: that is no invitation.
+        left_alone = common.member(self._me) is not None and not sits(common, self._me)
+        needed_there = not ours and tip.member(self._me) is not None and not left_alone
         # Most went over to it, and one of them is alive: it has just told us.
         gone_there = tip.member(peer) and not ours and may_follow(common, theirs, self._me, False)
         follow = should_switch(common, ours, theirs, self._me) or needed_there or gone_there

@@ -6,10 +6,11 @@ of the block's parent: it raises RemoteProtocolError with the section of protoco
 was broken, or returns. The same checks of a block serve proposals (before voting) and certificates
 (before adopting), so that nobody can be made to adopt what an honest voter would not vote for.
 
-  5.5  entries: members, each once, with the reveal that follows from the chain and a norm that
-       local steps can end at
+  5.5  entries: of the committee, each once, with the reveal that follows from the chain and a norm
+       that local steps can end at
   5.6  joins and leaves: signed, recent, and such that a roster of 1 to ROSTER_MAX remains
   5.8  kind: ROUND until the rounds of the recipe are done, then CLOSE; BRANCH at any time
+  5.9  who is listed as living in a ROUND: only members that the roll call named
   7.1  too few ballots     7.2  a ballot's signature     7.3  a ballot of a peer without a vote
   7.4  view, reduced root or state that cannot be
 """
@@ -22,14 +23,16 @@ from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.chain import (
     Context,
     Settings,
+    committee,
     electorate,
-    next_roster,
     norm2_max,
     reveal_follows,
+    sits,
     vote_of,
     voters,
     weight_max,
 )
+from p2ptrain.swarm.roster import next_roster
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import Verifier, check_signed, statement_bytes
 from p2ptrain.wire.limits import ROSTER_MAX
@@ -70,14 +73,17 @@ def _check_round(rules: Rules, context: Context, block: Block, blamed: PeerId) -
         raise RemoteProtocolError(blamed, "averaging 5.8", "the rounds of the recipe are done")
     for entry in block.entries:
         member = context.member(entry.peer)
-        if member is None:
-            raise RemoteProtocolError(blamed, "averaging 5.5", f"{entry.peer} is no member")
+        if member is None or not sits(context, entry.peer):
+            where = "no member" if member is None else "not on the committee"
+            raise RemoteProtocolError(blamed, "averaging 5.5", f"{entry.peer} is {where}")
         if not reveal_follows(member, entry.reveal):
             raise RemoteProtocolError(blamed, "averaging 5.5", f"reveal of {entry.peer}")
         if not 1 <= entry.weight <= weight_max(member, rules.settings):
             raise RemoteProtocolError(blamed, "averaging 5.5", f"weight {entry.weight}")
         if entry.norm2 > norm2_max(context, rules.settings):
             raise RemoteProtocolError(blamed, "averaging 5.5", f"norm of {entry.peer}")
+    if not set(block.living) <= set(context.seats.called):
+        raise RemoteProtocolError(blamed, "averaging 5.9", "an answer of a peer not called")
     for signed in (*block.joins, *block.leaves):
         check_wish(rules, context, signed, blamed)
     if not 1 <= len(next_roster(context, block, rules.settings)) <= ROSTER_MAX:
@@ -100,7 +106,7 @@ def check_wish(rules: Rules, context: Context, signed: Signed, blamed: PeerId) -
 
 def _check_branch(context: Context, block: Block, blamed: PeerId) -> None:
     living = set(block.living)
-    if not living <= {m.peer for m in context.roster}:
+    if not living <= set(committee(context)):
         raise RemoteProtocolError(blamed, "averaging 5.8", "the living are not all members")
     if living.isdisjoint(voters(context)):
         raise RemoteProtocolError(blamed, "averaging 5.8", "no voter among the living")

@@ -7,6 +7,8 @@ errors are sections of protocol/averaging.md.
 
   genesis   the founding block: one member, no certificate
   advance   the context after one more block
+  voters    who decides on children of a block; above COMMITTEE_MAX members, of those that sit on
+            the committee which the block's beacon draws (swarm/committee.py)
   quorum    q = ceil(2M/3) of the M voters: any two quorums share a voter, and with floor((M-1)/3)
             liars still an honest one
 
@@ -16,24 +18,26 @@ one block. Context.view is the view of the certificate that we hold.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from p2ptrain.errors import LocalProtocolError
+from p2ptrain.swarm import committee as draw
+from p2ptrain.swarm.roster import Member, next_roster, next_seen
 from p2ptrain.swarm.weights import limit2_of_round, norm2_max_of_round
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import Digest, digest
 from p2ptrain.wire.limits import (
+    COMMITTEE_MAX,
     JOIN_AGE_BLOCKS_MAX,
     LIMIT_ROUNDS,
     LOCAL_STEPS_MAX,
     WARMUP_CODEC_NUMBER,
     WEIGHT_MAX,
 )
-from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Entry, Join, Norm2, Vote
+from p2ptrain.wire.messages import BRANCH, ROUND, Block, Certificate, Norm2, Vote
 from p2ptrain.wire.peer_id import PeerId
-
-ABSENT_BLOCKS_MAX = 2  # consecutive ROUND blocks without a contribution, and a member is out
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +81,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One peer of a roster.
-
-    peer         who
-    anchor       newest point of its hash chain; None: the founder before its first contribution
-    voter        whether it votes, reduces and proposes
-    rounds       certified blocks with its contribution in them
-    absent       consecutive ROUND blocks without it, up to now
-    local_steps  steps that it declared for its next contribution, when it joined or in its last one
-    """
-
-    peer: PeerId
-    anchor: Digest | None
-    voter: bool
-    rounds: int
-    absent: int
-    local_steps: int
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
     """The chain as it stands after one block.
 
@@ -115,6 +99,9 @@ class Context:
     unfinal       digests of the blocks up to this one that are not final yet, oldest first
     electors      who was entitled to certify this block, sorted; none: the founding block
     needed        how many of them it took
+    seen          above COMMITTEE_MAX members: whom each of the last SEEN_BLOCKS rounds showed alive
+    seats         who contributes to and decides on children of this block, and who is called; that
+                  follows from beacon, roster and seen
     """
 
     block: Digest
@@ -132,10 +119,26 @@ class Context:
     unfinal: tuple[Digest, ...]
     electors: tuple[PeerId, ...]
     needed: int
+    seen: tuple[tuple[PeerId, ...], ...] = ()
+    seats: draw.Seats = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        entitled = [m.peer for m in self.roster if m.voter]
+        others = [m.peer for m in self.roster if not m.voter]
+        seen = {peer for shown in self.seen for peer in shown}
+        found = draw.seats(self.beacon, entitled, others, seen)
+        object.__setattr__(self, "seats", found)
 
     def member(self, peer: PeerId) -> Member | None:
         """The member of that name, if there is one."""
-        return next((m for m in self.roster if m.peer == peer), None)
+        at = bisect_left(self.roster, peer, key=lambda m: m.peer)
+        here = at < len(self.roster) and self.roster[at].peer == peer
+        return self.roster[at] if here else None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are more members than one committee takes."""
+        return len(self.roster) > COMMITTEE_MAX
 
     def at_view(self, view: int) -> Context:
         """The same block, certified in another view."""
@@ -179,9 +182,19 @@ def liars_max(voters: int) -> int:
     return (voters - 1) // 3
 
 
+def committee(context: Context) -> tuple[PeerId, ...]:
+    """The members that contribute to children of this block, sorted; of a small roster, all."""
+    return context.seats.committee
+
+
 def voters(context: Context) -> tuple[PeerId, ...]:
     """The peers that vote on children of this block, sorted."""
-    return tuple(m.peer for m in context.roster if m.voter)
+    return context.seats.voters
+
+
+def sits(context: Context, peer: PeerId) -> bool:
+    """Whether a peer is on the committee for children of this block."""
+    return peer in context.seats.sitting
 
 
 def proposer(context: Context, view: int) -> PeerId:
@@ -236,54 +249,14 @@ def weight_max(member: Member, settings: Settings) -> int:
 def round_steps(context: Context, settings: Settings) -> int:
     """H, the local steps of a round on this block, for whoever is fast enough.
 
-    The upper median of what the members declared, within the recipe's bounds: a minority of slow
+    The upper median of what the committee declared, within the recipe's bounds: a minority of slow
     peers, or of liars, does not move it.
     """
     most = settings.local_steps_max
-    declared = sorted(min(m.local_steps, most) for m in context.roster if m.anchor is not None)
+    members = (context.member(peer) for peer in committee(context))
+    declared = sorted(min(m.local_steps, most) for m in members if m and m.anchor is not None)
     middle = declared[len(declared) // 2] if declared else settings.local_steps
     return max(middle, settings.local_steps)
-
-
-def next_roster(context: Context, block: Block, settings: Settings) -> tuple[Member, ...]:
-    """The roster after a legal block: joiners in, leavers and the long absent out."""
-    if block.kind == BRANCH:
-        return tuple(replace(m, absent=0) for m in context.roster if m.peer in block.living)
-    if block.kind != ROUND:
-        return context.roster
-    entries = {e.peer: e for e in block.entries}
-    gone = {s.signer for s in block.leaves}
-    members = [_after_round(m, entries.get(m.peer)) for m in context.roster if m.peer not in gone]
-    members = [m for m in members if m.absent < ABSENT_BLOCKS_MAX]
-    for signed in block.joins:
-        join = signed.statement
-        if not isinstance(join, Join):
-            raise LocalProtocolError("a block's joins were not checked")
-        members.append(Member(signed.signer, join.anchor, False, 0, 0, join.local_steps))
-    return tuple(_promoted(sorted(members, key=lambda m: m.peer), settings))
-
-
-def _after_round(member: Member, entry: Entry | None) -> Member:
-    if entry is None:
-        return replace(member, absent=member.absent + 1)
-    return replace(
-        member,
-        anchor=entry.reveal,
-        rounds=member.rounds + 1,
-        absent=0,
-        local_steps=entry.local_steps,
-    )
-
-
-def _promoted(members: list[Member], settings: Settings) -> list[Member]:
-    """New voters, a few a block: a crowd of joiners must not outvote the old roster at once."""
-    count = sum(m.voter for m in members)
-    ready = [m for m in members if not m.voter and m.rounds >= settings.voter_after]
-    if count == 0 and not ready:  # nobody could decide any more: whoever contributed most does
-        ready = members
-    ready.sort(key=lambda m: (-m.rounds, m.peer))
-    chosen = {m.peer for m in ready[: max(1, count // 8)]}
-    return [replace(m, voter=m.voter or m.peer in chosen) for m in members]
 
 
 def finals(context: Context, certificate: Certificate) -> tuple[Digest, ...]:
@@ -308,6 +281,7 @@ def advance(context: Context, certificate: Certificate, settings: Settings) -> C
         limits = (*limits, Norm2(limit2))[-LIMIT_ROUNDS:]
     done = finals(context, certificate)
     electors, needed = electorate(context, block)
+    roster = next_roster(context, block, settings)
     return Context(
         block=name,
         parent=block.parent,
@@ -316,7 +290,7 @@ def advance(context: Context, certificate: Certificate, settings: Settings) -> C
         rounds=context.rounds + (block.kind == ROUND),
         state=certificate.state,
         beacon=next_beacon(context.beacon, block),
-        roster=next_roster(context, block, settings),
+        roster=roster,
         limits=limits,
         kind=block.kind,
         branch_depth=context.branch_depth + (block.kind == BRANCH),
@@ -324,6 +298,7 @@ def advance(context: Context, certificate: Certificate, settings: Settings) -> C
         unfinal=(name,) if done else (*context.unfinal, name),
         electors=electors,
         needed=needed,
+        seen=next_seen(context, block, roster),
     )
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.certificates import Rules
-from p2ptrain.swarm.chain import Context, Member, norm2_max, reveal_follows, weight_max
+from p2ptrain.swarm.chain import Context, norm2_max, reveal_follows, weight_max
 from p2ptrain.swarm.effects import Term
+from p2ptrain.swarm.roster import Member
 from p2ptrain.swarm.weights import factors, limit2_of_round
 from p2ptrain.wire.codec import commit_digest
 from p2ptrain.wire.digest import Digest

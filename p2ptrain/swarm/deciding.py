@@ -13,7 +13,7 @@ its contribution to its certificate within one input. Each rule returns None if 
   pull         an honest voter has given up this view or a later one: so do we
   tell         tell the view's proposer what is held
   propose      it is our turn, and there is a set to propose
-  propose_branch   we are the first of the living, and all of them have given the view up
+  propose_branch   we are the first of the living, and they have given the view up
   reduce       everything in the proposed set is held: have it reduced
   vote         the proposed block's result is known: write the vote down, then send it
 """
@@ -21,11 +21,13 @@ its contribution to its certificate within one input. Each rule returns None if 
 from __future__ import annotations
 
 from p2ptrain.errors import LocalProtocolError
-from p2ptrain.swarm.chain import advance, electorate, next_roster, proposer, quorum
+from p2ptrain.swarm.chain import advance, committee, electorate, proposer, quorum
 from p2ptrain.swarm.contributions import entry_of
 from p2ptrain.swarm.effects import Effect, Reduce, VoteRecord
 from p2ptrain.swarm.proposals import repeatable
-from p2ptrain.swarm.standing import Pending, Standing
+from p2ptrain.swarm.relaying import Relaying
+from p2ptrain.swarm.roster import next_roster
+from p2ptrain.swarm.standing import Pending
 from p2ptrain.wire.codec import block_digest
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest
 from p2ptrain.wire.envelope import sign_statement
@@ -37,7 +39,6 @@ from p2ptrain.wire.messages import (
     Ballot,
     Block,
     Certificate,
-    Certified,
     Proposal,
     Propose,
     Signed,
@@ -49,7 +50,7 @@ from p2ptrain.wire.messages import (
 TRAINING_FACTOR = 4  # limits that a view may take before a quorum has committed
 
 
-class Deciding(Standing):
+class Deciding(Relaying):
     """The rules of the averaging machine."""
 
     def _settle(self, now: float) -> list[Effect]:
@@ -108,9 +109,8 @@ class Deciding(Standing):
     ) -> list[Effect]:
         certificate = Certificate(vote.view, block, vote.reduced, vote.state, ballots)
         context = advance(self.context, certificate, self.config.settings)
-        everyone = self._others(self.context, context)
         return [
-            *self._send(everyone, Certified(certificate)),
+            *self._spread(context, certificate),
             *self._adopt(now, context, certificate),
         ]
 
@@ -170,13 +170,6 @@ class Deciding(Standing):
         effects = self._give_up(view) + self._enter(now, view + 1)
         self._views.deadline = now + min(self._views.limit, self.config.timing.branch_s / 2)
         return effects
-
-    def _is_alive(self, now: float, certificate: Certificate) -> bool:
-        """Whether anybody who signed a certificate is heard: a roster of the dead admits nobody."""
-        return any(self._presence.is_heard(b.voter, now) for b in certificate.ballots)
-
-    def _quorum_lost(self, now: float) -> bool:
-        return now >= self._presence.lost_at(self._voters)
 
     def _next_view(self, now: float) -> list[Effect] | None:
         for view in sorted({self._views.view, self._views.gave_up}):
@@ -271,13 +264,14 @@ class Deciding(Standing):
             return None
         entries = tuple(entry_of(held) for held in chosen)
         joins, leaves = self._admissions.granted(self.context)
-        block = Block(parent, ROUND, entries, joins, leaves, ())
+        living = self._admissions.answered(self.context)
+        block = Block(parent, ROUND, entries, joins, leaves, living)
         if not next_roster(self.context, block, self.config.settings):
-            block = Block(parent, ROUND, entries, joins, (), ())
+            block = Block(parent, ROUND, entries, joins, (), living)
         return block
 
     def _all_here(self, listed: int) -> bool:
-        return listed == len(self.context.roster)
+        return listed == len(committee(self.context))
 
     def _grace_is_over(self, now: float) -> bool:
         """A grace after a quorum of Haves; a short one if nobody connected is missing."""
@@ -288,7 +282,7 @@ class Deciding(Standing):
         connected = self._connected
         if connected is not None:
             listed = {held.signed.signer for held in self._exchange.listable()}
-            missing = {m.peer for m in self.context.roster} - listed
+            missing = set(committee(self.context)) - listed
             if missing.isdisjoint(connected):
                 self._grace_at = min(self._grace_at, now + self.config.timing.grace_min_s)
         return now >= self._grace_at
@@ -317,7 +311,7 @@ class Deciding(Standing):
         views, context = self._views, self.context
         if not self._lost or self._branch is not None or views.promised >= views.view:
             return None
-        alive = self._presence.living((m.peer for m in context.roster), now)
+        alive = self._presence.living(committee(context), now)
         entitled = tuple(p for p in self._voters if p in alive)
         timeouts = tuple(views.timeouts(views.view - 1, entitled))
         if entitled[:1] != (self.config.me,) or len(timeouts) < len(entitled):
@@ -354,7 +348,7 @@ class Deciding(Standing):
         if proposal is not None and not self._exchange.lacking(proposal.proposal.block):
             self._stuck = False
         # What we reduced in an earlier life we could vote for, but the others lack the set as well.
-        first = None if self._stuck else proposal
+        first = None if self._stuck or self._overlooks(proposal) else proposal
         for pending in (first, self._branch if self._may_branch() else None):
             result = self._result(pending)
             if pending is not None and result is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from p2ptrain.swarm.chain import Context, liars_max, shards_reduced_by, voters
+from p2ptrain.swarm.chain import Context, committee, liars_max, shards_reduced_by, voters
 from p2ptrain.swarm.contributions import Contributions, Held
 from p2ptrain.swarm.effects import CheckPiece, CommitRecord, Effect, Proof, Send
 from p2ptrain.swarm.inputs import AveragingConfig
@@ -220,15 +220,15 @@ class Exchange:
         needed = max(min(2, count), liars_max(count) + 1)
         mine = frozenset(self.held.whole())
         chosen = []
-        for member in self._context.roster:
-            held = self.held.first_of(member.peer)
-            if held is None or held.bad or member.peer in self.held.proven:
+        for peer in committee(self._context):
+            held = self.held.first_of(peer)
+            if held is None or held.bad or peer in self.held.proven:
                 continue
             holders = {p for p, names in self.haves.items() if held.name in names}
             if held.name in mine:
                 holders.add(self._config.me)
-            if member.peer in self._voters:
-                holders.add(member.peer)
+            if peer in self._voters:
+                holders.add(peer)
             if len(holders & set(self._voters)) >= needed:
                 chosen.append(held)
         return chosen

@@ -28,7 +28,7 @@ from p2ptrain.compress.blocks import INT8
 from p2ptrain.compress.reduce import FACTOR_MAX, WeightedShard, reduce_shard
 from p2ptrain.swarm.chain import quorum
 from p2ptrain.wire.digest import Digest, digest
-from p2ptrain.wire.limits import GRID_ROW_MAX, ROSTER_MAX
+from p2ptrain.wire.limits import COMMITTEE_MAX, GRID_ROW_MAX
 from p2ptrain.wire.peer_id import PeerId
 
 
@@ -89,22 +89,13 @@ class Row:
     shard: bytes
 
 
-def committee(beacon: Digest, peers: Sequence[PeerId]) -> tuple[PeerId, ...]:
-    """Who contributes and certifies in a round: ROSTER_MAX of the peers, ascending, or all.
-
-    beacon  of the newest block
-    """
-    drawn = sorted(peers, key=lambda peer: (digest("committee", beacon, peer.encode()), peer))
-    return tuple(sorted(drawn[:ROSTER_MAX]))
-
-
 def grid_for(peers: int) -> Grid:
     """The grid of a swarm: one group while that will do, else rows of 16 to GRID_ROW_MAX.
 
     Rows are as long as they may be, for a long row is hard to capture and cheap at k = 3, and as
     even as can be; the same holds for each later stage, whose units are the rows before it.
     """
-    if peers <= ROSTER_MAX:
+    if peers <= COMMITTEE_MAX:
         return Grid((max(1, peers),))
     sides: list[int] = []
     units = peers

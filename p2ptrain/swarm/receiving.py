@@ -10,7 +10,7 @@ from __future__ import annotations
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.branches import may_follow
 from p2ptrain.swarm.certificates import check_ballots, check_wish, verify_certificate
-from p2ptrain.swarm.chain import Context, advance, voters
+from p2ptrain.swarm.chain import Context, advance, sits, voters
 from p2ptrain.swarm.deciding import Deciding
 from p2ptrain.swarm.effects import Behind, Effect, Proof, Send
 from p2ptrain.swarm.proposals import check_proposal
@@ -94,7 +94,7 @@ class Receiving(Deciding):
                 self._check_signed(signed, sender)
                 self._keep_early(signed)
             return self._elsewhere(now, sender, commit.parent)
-        if self.context.member(signed.signer) is None:
+        if not sits(self.context, signed.signer):
             return []
         effects = self._exchange.commit(sender, signed, self._wanted())
         self._pace.committed(signed.signer, now)
@@ -115,7 +115,7 @@ class Receiving(Deciding):
             return self._elsewhere(now, sender, message.parent)
         if isinstance(message, GetContribution):
             return self._exchange.answer(sender, message)
-        if not self._is_voter or self.context.member(message.contributor) is None:
+        if not self._is_voter or not sits(self.context, message.contributor):
             return []
         return self._exchange.piece(sender, message)
 
@@ -171,13 +171,15 @@ class Receiving(Deciding):
         me, block = self.config.me, certificate.block
         ours = block.kind != BRANCH or me in block.living or self.context.member(me) is None
         signed = {ballot.voter for ballot in certificate.ballots}
-        if not ours and sender not in signed and not self._is_alive(now, certificate):
+        inside = self._sits or not self.context.is_large  # else no committee is ever heard
+        if not ours and inside and sender not in signed and not self._is_alive(now, certificate):
             return False
-        return ours or may_follow(self.context, [certificate], me, self._quorum_lost(now))
+        lost = inside and self._quorum_lost(now)
+        return ours or may_follow(self.context, [certificate], me, lost)
 
     def _left_behind(self, certificate: Certificate) -> list[Effect]:
         """A branch went off without us; those in it do not vote with us any more."""
-        self._foreign = certificate
+        self._note_foreign(certificate)
         self._presence.elsewhere |= frozenset(b.voter for b in certificate.ballots)
         return []
 
@@ -342,6 +344,10 @@ class Receiving(Deciding):
 
     # --- wishes -------------------------------------------------------------------------------
     def _take_wish(self, now: float, sender: PeerId, signed: Signed, tip: Digest) -> list[Effect]:
+        if self._admissions.is_answer(self.context, signed):
+            self._check_signed(signed, sender)
+            self._admissions.take_answer(signed)
+            return []
         if not self._admissions.is_open(self.context, signed):
             return self._help(now, sender) if tip != self.context.block else []
         check_wish(self.config.rules, self.context, signed, sender)

@@ -6,7 +6,7 @@ step needs, who owes it, and when the machine goes on without.
 
 from __future__ import annotations
 
-from p2ptrain.swarm.chain import proposer, quorum, round_steps
+from p2ptrain.swarm.chain import committee, proposer, quorum, round_steps
 from p2ptrain.swarm.inputs import Wait
 from p2ptrain.swarm.receiving import Receiving
 from p2ptrain.wire.peer_id import PeerId
@@ -34,7 +34,7 @@ class Showing(Receiving):
     def may_contribute(self) -> bool:
         """Whether local work on context.block would be taken."""
         rounds_left = self.context.rounds < self.config.settings.rounds
-        inside = self.context.member(self.config.me) is not None and not self._sitting.asking
+        inside = self._sits and not self._sitting.asking
         if self._sitting.withholds and len(self._voters) > 1:
             return False
         return inside and rounds_left and self.context.block not in self._committed
@@ -67,6 +67,8 @@ class Showing(Receiving):
             return "outside"
         if self._sitting.active:
             return "sitting out"
+        if not self._sits:
+            return "following"
         if self._lost:
             return "alone"
         if self._votes.of(self.config.me, self._views.view) is not None:
@@ -100,7 +102,7 @@ class Showing(Receiving):
                 return [f"contribution of {peer}" for peer in lacking] or ["reduction"]
             case "contributions":
                 held = self._exchange.held
-                late = [m.peer for m in self.context.roster if held.first_of(m.peer) is None]
+                late = [p for p in committee(self.context) if held.first_of(p) is None]
                 return [f"commit of {peer}" for peer in late] or [f"proposal of {turn}"]
             case "outside" if self._admissions.wish.join:
                 if self.rests:

@@ -18,7 +18,7 @@ from math import inf
 from p2ptrain.errors import RemoteProtocolError
 from p2ptrain.swarm.admissions import Admissions
 from p2ptrain.swarm.certificates import is_finished
-from p2ptrain.swarm.chain import Context, finals, norm2_max, voters
+from p2ptrain.swarm.chain import Context, committee, finals, norm2_max, sits, voters
 from p2ptrain.swarm.effects import (
     Apply,
     Certain,
@@ -105,6 +105,7 @@ class Standing:
         self._early: dict[PeerId, Signed] = {}
         self._foreign: Certificate | None = None  # of a branch without us, on our block
         self._sitting = SittingOut()
+        self._sender: PeerId | None = None  # of the message that is being taken
         self._lost = False  # acting on the loss of the quorum
         self._stuck = False  # a set must be repeated of which nobody sends us all
         self._next_retry = inf
@@ -126,6 +127,7 @@ class Standing:
         self._helped: dict[PeerId, float] = {}
         self._sought: dict[PeerId, float] = {}
         self._foreign = None
+        self._at_last = inf  # when it will be followed for want of anything else
         self._lost = False
         self._stuck = False
         self._vain = 0  # views in a row that ended while we lacked the proposed set
@@ -138,6 +140,11 @@ class Standing:
     @property
     def _is_voter(self) -> bool:
         return self.config.me in self._voters
+
+    @property
+    def _sits(self) -> bool:
+        """Whether it is on the committee: its contribution would count."""
+        return sits(self.context, self.config.me)
 
     @property
     def _speaks(self) -> bool:
@@ -157,9 +164,11 @@ class Standing:
         return [p for p in self._voters if p != self.config.me]
 
     def _others(self, *contexts: Context) -> list[PeerId]:
-        """All who follow the chain: members and joiners, except us."""
-        peers = {m.peer for context in contexts for m in context.roster}
-        return sorted((peers | set(self._admissions.joiners())) - {self.config.me})
+        """The committee, except us: in a small swarm all who follow the chain, joiners too."""
+        peers = {peer for context in contexts for peer in committee(context)}
+        if not self.context.is_large:  # else joiners hear of blocks from their neighbours
+            peers.update(self._admissions.joiners())
+        return sorted(peers - {self.config.me})
 
     def _send(self, peers: Iterable[PeerId], message: Message) -> list[Effect]:
         return [Send(peer, message) for peer in peers]
@@ -184,7 +193,7 @@ class Standing:
         self._views.retain(self._is_usable)
         self._sitting.stand()
         self._admissions.follow(context)
-        self._presence.follow((m.peer for m in context.roster), now)
+        self._presence.follow(committee(context), now)
         effects = self._say_again()
         if self._closing or self._views.view > context.view + 1:
             self._views.arm(now + self._views.limit)

@@ -1,6 +1,6 @@
 """What a field of a message may hold, beyond its Python type: marks for typing.Annotated.
 
-    entries: Annotated[tuple[Entry, ...], AtMost(ROSTER_MAX)]
+    entries: Annotated[tuple[Entry, ...], AtMost(COMMITTEE_MAX)]
 
 wire/codec.py reads the marks once, when it compiles a dataclass, and refuses whatever exceeds
 them before it builds anything. Type checkers see through them.

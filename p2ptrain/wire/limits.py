@@ -1,7 +1,12 @@
 """Every bound of the protocol in one place, each with its reason. Pure constants, no code."""
 
 # --- identity and roster -------------------------------------------------------------------
-ROSTER_MAX = 64  # one group (DESIGN section 4); 64 x 54-bit terms still fit the int64 sums
+COMMITTEE_MAX = 64  # one group (DESIGN section 4); 64 x 54-bit terms still fit the int64 sums
+ROSTER_MAX = 16_384  # 10,000 and room; a context of it takes 2 MB, and what a block adds 80 kB
+VOTER_SEATS = 48  # of a drawn committee: quorum and spare; the rest is open to newcomers, too
+CALLED_MAX = 128  # answers fill a committee while half of the roster is away; 8192 small messages
+RELAY_DEGREE = 8  # copies of a certificate that a peer sends on: 200 kB; see swarm/relaying.py
+SEEN_BLOCKS = 2  # whom these showed alive may be drawn: at 10% churn 15% of them are gone by then
 
 # --- vectors, shards, pieces ---------------------------------------------------------------
 CODEC_BLOCK = 4096  # values a scale; part of the wire format: measured as good as 256 or 1024
@@ -38,7 +43,7 @@ ADDRESS_CHARS_MAX = 512  # a full multiaddr through a relay has about 250
 # --- connections (protocol/transport.md) -----------------------------------------------------
 HELLO_BYTES_MAX = 1 << 14  # versions, ids and a few addresses; a stranger sends it unjudged
 REASON_BYTES_MAX = 512  # why a connection ended: one sentence for a person
-CONNECTIONS_MAX = 2 * ROSTER_MAX  # the whole roster, and as many who join or only watch
+CONNECTIONS_MAX = 2 * COMMITTEE_MAX  # the whole roster, and as many who join or only watch
 GREETINGS_MAX = 32  # strangers in the middle of a handshake: each costs a key exchange
 FRAME_OVERHEAD_BYTES = 256  # what an empty frame costs us in memory; it is charged as such
 OUTBOX_CONTROL_BYTES_MAX = 1 << 23  # votes and proposals of many views; more means a dead reader
@@ -68,7 +73,7 @@ GREETINGS_PER_PEER_BURST = 16  # restarts, networks that come and go, two that d
 KNOCKS_PER_ADDRESS_PER_S = 10  # TCP connections of one address: 15 ms each for keys and streams
 KNOCKS_PER_ADDRESS_BURST = 256  # a whole roster behind one router, dialling at once, four times
 KNOCKING_PER_ADDRESS_MAX = 16  # of one address before they are greeted; half of all GREETINGS_MAX
-CONNECTIONS_PER_ADDRESS_MAX = ROSTER_MAX  # a roster behind one router; half of all places
+CONNECTIONS_PER_ADDRESS_MAX = COMMITTEE_MAX  # a roster behind one router; half of all places
 ADDRESSES_REMEMBERED = 4096  # addresses whose knocks are counted; 200 bytes each
 STREAMS_MAX = 32  # that a peer may open on one connection: our two, and those of libp2p itself
 SERVED_BYTES_WAITING_MAX = 1 << 24  # answers in an outbox: 8 of 1 MiB honestly, and some pieces
@@ -121,9 +126,9 @@ WINDOW_CHUNKS = 64  # chunks that a peer draws its samples from; smaller sets ar
 LIMIT_ROUNDS = 8  # rounds that the norm limit looks back on (DESIGN section 4, rule 4)
 ABSURD_NORM2_RATIO = 1 << 20  # 1024 times the limit's norm: honest norms change 10-fold in 8 rounds
 JOIN_AGE_BLOCKS_MAX = 32  # a Join or Leave older than this many blocks proves no present wish
-JOINS_PENDING_MAX = ROSTER_MAX  # a block takes no more; who is turned away asks again
+JOINS_PENDING_MAX = COMMITTEE_MAX  # a block takes no more; who is turned away asks again
 VIEW_MAX = 1 << 62  # a billion rounds, each with a billion timeouts; and below 63 bits
-EARLY_COMMITS_MAX = ROSTER_MAX  # commits for a block not seen yet: one a member
+EARLY_COMMITS_MAX = COMMITTEE_MAX  # commits for a block not seen yet: one a member
 TIMEOUTS_PER_VOTER_MAX = 4  # views of one voter remembered: its newest, and some on the way
 REVEALS_CHECKPOINT = 256  # hashes recomputed at most to find a preimage in a hash chain
 COMMITS_PER_PEER_MAX = 4  # of a proven liar, where proposals name them: see contributions.py

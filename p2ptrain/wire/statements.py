@@ -26,8 +26,8 @@ from p2ptrain.wire.limits import (
     ANNOUNCED_ADDRESS_CHARS_MAX,
     CHANGES_PER_BLOCK_MAX,
     CODEC_NUMBERS,
+    COMMITTEE_MAX,
     LOCAL_STEPS_MAX,
-    ROSTER_MAX,
     SHARDS_MAX,
     SIGNATURE_BYTES,
     VIEW_MAX,
@@ -100,24 +100,27 @@ class Block:
 
     parent   digest of the block before it
     kind     ROUND: entries are averaged; CLOSE: an empty block that makes its parent final;
-             BRANCH: no entries, the roster becomes `living`
+             BRANCH: no entries, the committee becomes `living`
     entries  sorted by peer, one a peer; ROUND has at least one, the others none
     joins    ROUND only: signed Joins of the peers that enter the roster, sorted by signer
     leaves   ROUND only: signed Leaves of those that go, sorted by signer
-    living   BRANCH only: the roster of the branch, sorted
+    living   sorted; BRANCH: who of the committee stays in the roster, that is all of a small one;
+             ROUND: members that were called and said that they live
     """
 
     parent: Digest
     kind: int
-    entries: Annotated[tuple[Entry, ...], AtMost(ROSTER_MAX)]
+    entries: Annotated[tuple[Entry, ...], AtMost(COMMITTEE_MAX)]
     joins: Annotated[tuple[Signed, ...], AtMost(CHANGES_PER_BLOCK_MAX), Only(("Join",))]
     leaves: Annotated[tuple[Signed, ...], AtMost(CHANGES_PER_BLOCK_MAX), Only(("Leave",))]
-    living: Annotated[tuple[PeerId, ...], AtMost(ROSTER_MAX)]
+    living: Annotated[tuple[PeerId, ...], AtMost(COMMITTEE_MAX)]
 
     def __post_init__(self) -> None:
         check(self.kind in (ROUND, CLOSE, BRANCH), f"a block of kind {self.kind}")
         check(bool(self.entries) == (self.kind == ROUND), "entries are what a ROUND has")
-        check(bool(self.living) == (self.kind == BRANCH), "the living are what a BRANCH has")
+        named = bool(self.living)
+        check(named or self.kind != BRANCH, "a BRANCH without the living")
+        check(not named or self.kind != CLOSE, "the living are not what a CLOSE has")
         changes = bool(self.joins or self.leaves)
         check(not changes or self.kind == ROUND, "joins and leaves are what a ROUND has")
         check(rising([entry.peer for entry in self.entries]), "entries not sorted by peer")
@@ -156,7 +159,7 @@ class Certificate:
     block: Block
     reduced: Digest
     state: Digest
-    ballots: Annotated[tuple[Ballot, ...], AtMost(ROSTER_MAX)]
+    ballots: Annotated[tuple[Ballot, ...], AtMost(COMMITTEE_MAX)]
 
     def __post_init__(self) -> None:
         check(1 <= self.view <= VIEW_MAX, "a view begins at 1")
@@ -211,7 +214,7 @@ class Have:
     """
 
     parent: Digest
-    commits: Annotated[tuple[Digest, ...], AtMost(ROSTER_MAX)]
+    commits: Annotated[tuple[Digest, ...], AtMost(COMMITTEE_MAX)]
 
     def __post_init__(self) -> None:
         check(rising(self.commits), "commits not sorted")
@@ -267,7 +270,7 @@ class Proposal:
 
     view: int
     block: Block
-    timeouts: Annotated[tuple[Signed, ...], AtMost(ROSTER_MAX), Only(("Timeout",))]
+    timeouts: Annotated[tuple[Signed, ...], AtMost(COMMITTEE_MAX), Only(("Timeout",))]
 
     def __post_init__(self) -> None:
         check(1 <= self.view <= VIEW_MAX, "a view begins at 1")
