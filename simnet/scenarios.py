@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 from p2ptrain.compress.centring import Aggregation
 from p2ptrain.swarm.chain import Context, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig, Timing
 from p2ptrain.swarm.reveals import Reveals
-from p2ptrain.swarm.roster import Member
 from p2ptrain.swarm.views import DOUBLINGS_MAX
 from p2ptrain.wire.digest import Digest, digest
 from simnet.arithmetic import arithmetic_of, state_digest
 from simnet.checkers import Judge, ViolationError
 from simnet.faults import CALM, CRASH, FREEZE, PARTITION, Outage, Plan
+from simnet.founders import with_members
 from simnet.keys import KeyRing
 from simnet.lies import LIES, TWINS
 from simnet.plans import (
@@ -178,11 +178,8 @@ class Run:
         context = genesis(SWARM, self.peers[0], state)
         if self.plan.members == 1:
             return context
-        members = [
-            Member(peer, chain.anchor, True, 0, 0, 1)
-            for peer, chain in zip(self.peers, reveals, strict=True)
-        ][: self.plan.members]
-        return replace(context, roster=tuple(sorted(members, key=lambda m: m.peer)))
+        founders = zip(self.peers, reveals[: self.plan.members], strict=False)
+        return with_members(context, {peer: chain.anchor for peer, chain in founders})
 
     def _settings(self, rounds: int) -> Settings:
         return Settings(

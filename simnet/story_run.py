@@ -9,19 +9,19 @@ import math
 import random
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import floor
 
 from p2ptrain.swarm.chain import Context, Settings, genesis
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.swarm.reveals import Reveals
-from p2ptrain.swarm.roster import Member
 from p2ptrain.wire.digest import digest
 from p2ptrain.wire.limits import SHARD_VALUES_MAX, STATE_PIECE_BYTES
 from p2ptrain.wire.messages import ROUND
 from p2ptrain.wire.peer_id import PeerId
 from simnet.arithmetic import state_digest
 from simnet.faults import CRASH, FREEZE, PARTITION
+from simnet.founders import with_members
 from simnet.keys import KeyRing
 from simnet.lies import LIES, TWINS
 from simnet.process import Pace
@@ -136,9 +136,8 @@ class Run:
         context = genesis(SWARM, self.peers[founders[0]], state)
         if len(founders) == 1:
             return context
-        steps = self.task.local_steps
-        members = [Member(self.peers[i], chains[i].anchor, True, 0, 0, steps) for i in founders]
-        return replace(context, roster=tuple(sorted(members, key=lambda m: m.peer)))
+        anchors = {self.peers[i]: chains[i].anchor for i in founders}
+        return with_members(context, anchors, self.task.local_steps)
 
     # --- the run --------------------------------------------------------------------------------
     def go(self) -> None:

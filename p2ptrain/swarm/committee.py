@@ -79,7 +79,7 @@ def seats(
         everyone = tuple(sorted((*voters, *others)))
         return Seats(everyone, tuple(sorted(voters)), (), frozenset(everyone))
     fresh = [p for p in voters if p in seen] or voters
-    newer = [p for p in others if p in seen]
+    newer = [p for p in others if p in seen or not seen]
     entitled = drawn("committee", beacon, fresh, COMMITTEE_MAX)
     first = entitled[:VOTER_SEATS]
     rest = drawn("committee", beacon, (*entitled[VOTER_SEATS:], *newer), COMMITTEE_MAX - len(first))
