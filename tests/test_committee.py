@@ -19,7 +19,7 @@ from p2ptrain.swarm.chain import (
 )
 from p2ptrain.swarm.committee import drawn, missed, seats
 from p2ptrain.swarm.roster import Member
-from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.digest import ZERO_DIGEST, Digest, digest
 from p2ptrain.wire.limits import CALLED_MAX, COMMITTEE_MAX, VOTER_SEATS
 from p2ptrain.wire.messages import BRANCH, CLOSE, ROUND, Block, Certificate, Entry, Norm2
 from p2ptrain.wire.peer_id import PeerId, peer_id_of
@@ -57,7 +57,8 @@ def round_of(context: Context, who: tuple[PeerId, ...], living: tuple[PeerId, ..
 
 
 def after(context: Context, block: Block) -> Context:
-    certificate = Certificate(context.view + 1, block, SOMETHING, context.state, ())
+    reduced = SOMETHING if block.kind == ROUND else ZERO_DIGEST
+    certificate = Certificate(context.view + 1, block, reduced, context.state, ())
     return advance(context, certificate, SETTINGS)
 
 
