@@ -190,6 +190,8 @@ class Machines(Following[Compute]):
     async def _report_the_living(self) -> None:
         while True:
             for peer in self.peers.heard_within(QUIET_S_MAX):
+                if peer in self.silent:  # it announces each second, unless something is wrong
+                    continue
                 self.to_averaging.offer(partial(_heard, self.averaging, peer))
             await trio.sleep(ALIVE_EVERY_S)
 
