@@ -82,6 +82,7 @@ class AnnouncingNode:
     _sent: tuple[float, int] | None = None  # when we looked last, and all bytes sent by then
     _uplink_per_s: float = 0.0
     _distinct: int = 1
+    _roster_of: Digest | None = None  # the block whose members the machine knows
     _looked_at: float = field(default_factory=trio.current_time)
     _awake_since: float = field(default_factory=trio.current_time)
     _named: set[PeerId] = field(default_factory=set)
@@ -213,9 +214,12 @@ class AnnouncingNode:
         if now > self._looked_at + STOOD_STILL_S:
             self._awake_since = now
         self._looked_at = now
-        members = frozenset(member.peer for member in self.state.history.tip.roster)
-        if members != self.machine.member_peers:
-            self._inbox.post(lambda now: self.machine.members(now, members))
+        tip = self.state.history.tip
+        if tip.block != self._roster_of:
+            self._roster_of = tip.block
+            members = frozenset(member.peer for member in tip.roster)
+            if members != self.machine.member_peers:
+                self._inbox.post(lambda now: self.machine.members(now, members))
         silent = self._silent_at(now)
         if silent != self.silent:
             for peer in sorted(silent - self.silent):
