@@ -15,6 +15,7 @@ from p2ptrain.wire.digest import ZERO_DIGEST, digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.messages import (
     Commit,
+    Contradiction,
     GiveUp,
     Have,
     Headers,
@@ -204,6 +205,33 @@ class BadDonor(Liar):
                 return replace(message, certificate=ahead, rounds=message.rounds + 1000)
             case _:
                 pass
+        return message
+
+
+class Accuser(Liar):
+    """Accuses whoever it hears: what an honest peer signed, beside what it never did."""
+
+    def deliver(self, sender: PeerId, message: Message) -> None:
+        """Tell everyone about a vote or a commit; half of the proofs have a signature at all."""
+        match message:
+            case Statement(Signed(_, signature, Vote() | Commit() as said) as signed):
+                lie = self._lie_about(said)
+                forged = replace(
+                    signed, statement=lie, signature=self.rng.choice([signature, bytes(64)])
+                )
+                for peer in self.connected:
+                    self.send(peer, Contradiction(signed, forged))
+            case _:
+                pass
+        super().deliver(sender, message)
+
+    def _lie_about(self, said: Vote | Commit) -> Vote | Commit:
+        if isinstance(said, Vote):
+            return replace(said, view=said.view + self.rng.randrange(2), state=digest("other"))
+        return replace(said, weight=1 + said.weight % 64)
+
+    def bend(self, to: PeerId, message: Message) -> Message | None:
+        """Everything else is honest."""
         return message
 
 

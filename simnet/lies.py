@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from simnet.cheats import Deserter, Giant, Grinder, LoneSigner, Overweight, Understater
 from simnet.liars import (
+    Accuser,
     BadDonor,
     Boaster,
     Denier,
@@ -33,6 +34,7 @@ LIES: dict[str, Callable[..., Liar]] = {
     "claimed certificates": Boaster,
     "denied votes": Denier,
     "bad donations": BadDonor,
+    "false proofs": Accuser,
     "silence": Mute,
     "twins": Twin,
     "understated norms": Understater,

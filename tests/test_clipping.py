@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from p2ptrain.compress.clipping import (
     COEFFICIENT_BITS,
     VALUE_BITS,
-    Fixed,
     clipped_step,
     coefficient,
     squared_distance,

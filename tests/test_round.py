@@ -22,6 +22,7 @@ from p2ptrain.net.identity import Identity
 from p2ptrain.net.transport import Etiquette
 from p2ptrain.node import round as round_module
 from p2ptrain.node.compute_process import ComputeDied
+from p2ptrain.node.convictions import Convictions
 from p2ptrain.node.machines import Machines
 from p2ptrain.node.node import JoinOptions, Node, _take_part, open_node
 from p2ptrain.node.reporting import Summary
@@ -31,7 +32,6 @@ from p2ptrain.store.blocks import BlockStore
 from p2ptrain.store.checkpoint import CheckpointStore
 from p2ptrain.swarm.averaging import Averaging
 from p2ptrain.swarm.catchup import CatchUp
-from p2ptrain.swarm.certificates import Rules
 from p2ptrain.swarm.effects import Apply
 from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.swarm.reveals import Reveals
@@ -57,15 +57,15 @@ async def machines_of(
     config = AveragingConfig(
         me.me, SWARM, Ed25519Signer(identity.private_key), Ed25519Verifier(), SETTINGS
     )
-    rules = Rules(SWARM, config.verifier, SETTINGS)
     yield Machines(
         nursery=nursery,
         peers=me.peers,
         telemetry=me.peers.telemetry,
         state=one.state,
         votes=Votes(folder),
+        convictions=Convictions(folder),
         averaging=Averaging(config, history.tip, None, Reveals(SWARM, 10), None, None),
-        catchup=CatchUp(me.me, rules, history),
+        catchup=CatchUp(me.me, config.rules, history),
         statesync=StateSync(history, one.state.block, one.state.held, Shapes(1, 1)),
         on_chain=lambda: None,
     )

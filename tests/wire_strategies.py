@@ -21,6 +21,7 @@ from p2ptrain.wire.messages import (
     Commit,
     Contact,
     Contacts,
+    Contradiction,
     Entry,
     GetBlob,
     GetContribution,
@@ -189,6 +190,13 @@ def asked(draw: st.DrawFn) -> GetAnnounced:
     return GetAnnounced(min([low, *tags]), max([high, *tags]), known)
 
 
+@st.composite
+def contradictions(draw: st.DrawFn) -> Contradiction:
+    one = draw(signed(draw(st.sampled_from([commits, votes]))))
+    other: Any = draw(commits if isinstance(one.statement, Commit) else votes)
+    return Contradiction(one, Signed(one.signer, draw(signatures), other))
+
+
 messages: st.SearchStrategy[Message] = (
     st.builds(Statement, signed(statements))
     | st.builds(Propose, signed(proposals), st.none() | certificates)
@@ -197,6 +205,7 @@ messages: st.SearchStrategy[Message] = (
     | st.builds(Piece, digests, peers, st.integers(0, 4095), proofs, contents)
     | requests
     | st.builds(GetVotes, digests)
+    | contradictions()
     | st.builds(GetTip, ints)
     | st.builds(Tip, st.none() | certificates, ints, proofs)
     | st.builds(Headers, digests, st.lists(certificates, max_size=3).map(tuple))

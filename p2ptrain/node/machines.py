@@ -15,6 +15,7 @@ from p2ptrain.compress.codecs import CODECS
 from p2ptrain.errors import ConfigError, RemoteProtocolError
 from p2ptrain.node.compute import Compute, ComputeRefused
 from p2ptrain.node.compute_process import ComputeDied
+from p2ptrain.node.convictions import Convictions
 from p2ptrain.node.costs import Costs
 from p2ptrain.node.drive import Inbox, drive
 from p2ptrain.node.following import Following
@@ -38,12 +39,13 @@ from p2ptrain.swarm.history import Link
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.limits import SERVED_BYTES_WAITING_MAX
 from p2ptrain.wire.messages import Averaging as AveragingMessage
-from p2ptrain.wire.messages import Certified, GetContribution, Message, Norm2
+from p2ptrain.wire.messages import Certified, Contradiction, GetContribution, Message, Norm2
 from p2ptrain.wire.peer_id import PeerId
 
 INLINE_VALUES_MAX = 1 << 14  # pieces of up to so many values are checked without a thread
 ALIVE_EVERY_S = 1.0  # the averaging machine wants a sign of life every 2 s at least
 QUIET_S_MAX = 7.0  # a connection pings every 5 s; one that is silent for longer may be dead
+TWO_THINGS = "signed two things at once"
 DIVERGED = (
     "our local steps diverged, so this round goes on without our work; if it happens to all, the "
     "recipe's inner.learning_rate is too high for this network, or its averaging.norm_max too low"
@@ -55,6 +57,7 @@ class Machines(Following[Compute]):
     """The machines of one run and their shells."""
 
     votes: Votes
+    convictions: Convictions
     averaging: Averaging
     to_averaging: Inbox[Effect] = field(default_factory=Inbox)
     silent: frozenset[PeerId] = frozenset()  # connected, but frozen or cut off
@@ -135,8 +138,11 @@ class Machines(Following[Compute]):
                 raise _in_use_elsewhere(f"a vote of view {view} that this home knows nothing of")
             case Proof(first, _) if first.signer == self.averaging.config.me:
                 raise _in_use_elsewhere("two statements that exclude one another")
-            case Proof(first, _):
-                self.telemetry.report("proof", peer=first.signer, text="signed two things at once")
+            case Proof(first, second):
+                self.telemetry.report("proof", peer=first.signer, text=TWO_THINGS)
+                self.peers.ban(first.signer, f"it {TWO_THINGS}, which proves it a liar")
+                proof = Contradiction(first, second)
+                await trio.to_thread.run_sync(self.convictions.add, proof)
             case Diverged(norm2, norm2_max):
                 ratio = (norm2 / norm2_max) ** 0.5
                 self.telemetry.report("warning", text=f"{DIVERGED} ({ratio:.3g} x too long)")

@@ -181,9 +181,18 @@ class Peers:
             "strike", peer=peer, rule=error.rule, detail=error.detail, strikes=count
         )
         if count == STRIKES_MAX:
-            self._forget(peer)
-            self.note(Banned(peer))
-            self._let_go(peer, f"{STRIKES_MAX} faults, the last: {error}")
+            self._end(peer, f"{STRIKES_MAX} faults, the last: {error}")
+
+    def ban(self, peer: PeerId, why: str) -> None:
+        """Let a peer go for good, whatever its strikes were."""
+        if not self._is_struck(peer):
+            self.strikes[peer] = STRIKES_MAX
+            self._end(peer, why)
+
+    def _end(self, peer: PeerId, why: str) -> None:
+        self._forget(peer)
+        self.note(Banned(peer))
+        self._let_go(peer, why)
 
     def know(self, addresses: Iterable[str], source: Source = Source.GIVEN) -> None:
         """Addresses of one peer, to be dialled; those of any other peer than the first's do not
@@ -240,7 +249,7 @@ class Peers:
         while True:
             match await self.transport.receive():
                 case Connected(peer, _) if self._is_struck(peer):
-                    self._let_go(peer, f"{STRIKES_MAX} faults in this run")
+                    self._let_go(peer, f"{STRIKES_MAX} faults in this run, or a proof")
                 case Connected(peer, data) as event:
                     self._welcome(event, unpack(Hello, data))
                     yield Arrived(peer)

@@ -15,6 +15,7 @@ from p2ptrain.errors import ConfigError
 from p2ptrain.node.announcing import AnnouncingNode, Work
 from p2ptrain.node.applied import AppliedState
 from p2ptrain.node.compute import Compute
+from p2ptrain.node.convictions import Convictions
 from p2ptrain.node.curve_file import CurveFile
 from p2ptrain.node.ledger import Ledger
 from p2ptrain.node.machines import Machines
@@ -204,6 +205,8 @@ def _machines(
         remembered.commit,
     )
     averaging.recall(state.ledger.results)
+    convictions = Convictions(node.config.swarm_path(recipe.swarm_id))
+    _recall_liars(node, averaging, convictions)
     if remembered.doubtful:
         averaging.doubt()
     pieces = -(-opened.state_bytes // STATE_PIECE_BYTES)
@@ -213,6 +216,7 @@ def _machines(
         telemetry=node.telemetry,
         state=state,
         votes=votes,
+        convictions=convictions,
         averaging=averaging,
         catchup=CatchUp(config.me, Rules(config.swarm, config.verifier, config.settings), history),
         statesync=StateSync(
@@ -220,6 +224,16 @@ def _machines(
         ),
         on_chain=lambda: None,
     )
+
+
+def _recall_liars(node: Node, averaging: Averaging, convictions: Convictions) -> None:
+    """Whoever was proven a liar in an earlier run of this peer is refused in this one."""
+    proofs, warning = convictions.load(averaging.config.rules)
+    if warning:
+        node.telemetry.report("warning", text=warning)
+    averaging.recall_proofs(proofs)
+    for proof in proofs:
+        node.peers.ban(proof.first.signer, "a proof stands against it")
 
 
 def _connect(

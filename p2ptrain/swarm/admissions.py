@@ -8,6 +8,7 @@ member only (protocol/averaging.md section 1).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from p2ptrain.swarm.certificates import check_wish
@@ -46,6 +47,7 @@ class Admissions:
         self._pending: dict[PeerId, Signed] = {}
         self._answers: set[PeerId] = set()  # of the members that the newest block calls
         self._said = 0  # how often we have answered its call
+        self.convicted: AbstractSet[PeerId] = frozenset()  # they are not let in, nor called in
         self.wish = Wish(anchor)
 
     def take(self, context: Context, sender: PeerId, signed: Signed) -> list[Effect]:
@@ -90,7 +92,7 @@ class Admissions:
 
     def answered(self, context: Context) -> tuple[PeerId, ...]:
         """Who is to be listed as living, sorted: those first in the draw who have answered."""
-        found = [peer for peer in context.seats.called if peer in self._answers]
+        found = [peer for peer in context.seats.called if peer in self._answers - self.convicted]
         return tuple(sorted(found[:COMMITTEE_MAX]))
 
     def joiners(self) -> tuple[PeerId, ...]:
@@ -109,7 +111,9 @@ class Admissions:
         """
         wishes = [self._pending[p] for p in sorted(self._pending)]
         leaves = [w for w in wishes if isinstance(w.statement, Leave)][:CHANGES_PER_BLOCK_MAX]
-        joins = [w for w in wishes if isinstance(w.statement, Join)][:CHANGES_PER_BLOCK_MAX]
+        joins = [
+            w for w in wishes if isinstance(w.statement, Join) and w.signer not in self.convicted
+        ][:CHANGES_PER_BLOCK_MAX]
         room = ROSTER_MAX - len(context.roster)
         staying = len(context.roster) - len(leaves)
         return tuple(joins[:room]), tuple(leaves if staying > 0 else leaves[1:])

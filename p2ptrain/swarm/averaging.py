@@ -27,6 +27,7 @@ honest peer would send raises RemoteProtocolError, with its rule:
     6.1  second vote in one view (*)
     7.1  too few ballots   7.2  ballot signature   7.3  not a voter   7.4  view, root or state
     8.1  a Timeout's certificate is not the one it names
+    13.1  two statements that are no proof
 
 (*) told by a Proof effect rather than an error: two statements of one signer prove it to anyone.
 Signatures (2.7, 6.2) raise "envelope 3.1"; a certificate that a GiveUp brings and that does not
@@ -52,6 +53,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Certified,
     Commit,
+    Contradiction,
     GetVotes,
     GiveUp,
     Message,
@@ -82,6 +84,10 @@ class Averaging(Showing):
         It may have voted for one of them. If that is proposed again, the contributions may be gone.
         """
         self._results.update(results)
+
+    def recall_proofs(self, proofs: Iterable[Contradiction]) -> None:
+        """Before start: proofs against others that an earlier life had checked."""
+        self._proofs.recall(proofs)
 
     def doubt(self) -> None:
         """Before start: what we remember of our own signatures may be incomplete."""
@@ -365,7 +371,7 @@ class Averaging(Showing):
             return []
         if self._views.deadline < inf:
             self._evidence(now)
-        effects = self._introduce(now, new)
+        effects = self._introduce(now, new) + self._proofs.against_members(self.context, new)
         effects += self._admissions.ask(self.context, new) if new else []
         return effects + self._settle(now)
 

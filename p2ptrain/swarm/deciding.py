@@ -271,7 +271,7 @@ class Deciding(Relaying):
         return block
 
     def _all_here(self, listed: int) -> bool:
-        return listed == len(committee(self.context))
+        return listed == len(set(committee(self.context)) - self._proofs.convicted)
 
     def _grace_is_over(self, now: float) -> bool:
         """A grace after a quorum of Haves; a short one if nobody connected is missing."""

@@ -15,6 +15,7 @@ is the newest block. Its rules (protocol/averaging.md sections 2 to 4):
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 
 from p2ptrain.swarm.chain import Context, committee, liars_max, shards_reduced_by, voters
 from p2ptrain.swarm.contributions import Contributions, Held
@@ -46,6 +47,7 @@ class Exchange:
         self._voters = voters(context)
         self.held = Contributions(config.rules, context)
         self.own: Held | None = None
+        self.convicted: AbstractSet[PeerId] = frozenset()  # their work is not listed
         self.open = False  # pieces go to whoever asks: a view failed, or a set was proposed
         self._scattered: set[PeerId] = set()  # voters that were sent our pieces
         self._asked: dict[Digest, int] = {}  # how often a contribution was asked for
@@ -222,7 +224,7 @@ class Exchange:
         chosen = []
         for peer in committee(self._context):
             held = self.held.first_of(peer)
-            if held is None or held.bad or peer in self.held.proven:
+            if held is None or held.bad or peer in self.held.proven | self.convicted:
                 continue
             holders = {p for p, names in self.haves.items() if held.name in names}
             if held.name in mine:

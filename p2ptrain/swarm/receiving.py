@@ -24,6 +24,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Certified,
     Commit,
+    Contradiction,
     GetContribution,
     GetVotes,
     GiveUp,
@@ -57,6 +58,8 @@ class Receiving(Deciding):
                 return self._take_timeout(now, sender, message)
             case Certified(certificate):
                 return self._take_certificate(now, sender, certificate)
+            case Contradiction():
+                return self._proofs.take(self.context, sender, message)
             case GetVotes(parent):
                 return self._answer_votes(now, sender, parent)
             case _:
@@ -99,7 +102,7 @@ class Receiving(Deciding):
         effects = self._exchange.commit(sender, signed, self._wanted())
         self._pace.committed(signed.signer, now)
         self._evidence(now)
-        return effects
+        return self._proofs.found(effects, self.context, sender)
 
     def _wanted(self) -> frozenset[Digest]:
         """Digests of the commits that proposals name."""
@@ -148,7 +151,14 @@ class Receiving(Deciding):
                 context = self._verified(certificate, sender)
                 if not self._follows(now, certificate, sender):
                     return self._left_behind(certificate)
-                return self._adopt(now, context, certificate)
+                proofs = self._proofs_in(certificate, sender)
+                return [*proofs, *self._adopt(now, context, certificate)]
+
+    def _proofs_in(self, certificate: Certificate, sender: PeerId) -> list[Effect]:
+        """Voters that told us something else than the certificate's ballots say."""
+        found = self._votes.contradicted_by(certificate)
+        proofs: list[Effect] = [Proof(one, other) for one, other in found]
+        return self._proofs.found(proofs, self.context, sender)
 
     def _behind(self, now: float, sender: PeerId, certificate: Certificate) -> list[Effect]:
         return [Behind(sender, certificate)] if self._due(self._sought, sender, now) else []
@@ -278,7 +288,7 @@ class Receiving(Deciding):
         self._sitting.hear(vote.view)
         contradicted = self._votes.add(signed, vote)
         if contradicted is not None:
-            return [Proof(contradicted, signed)]
+            return self._proofs.found([Proof(contradicted, signed)], self.context, sender)
         if vote.block not in self._blocks:  # its proposal did not reach us
             return self._seek(now, sender)
         return []

@@ -34,6 +34,7 @@ from p2ptrain.swarm.exchange import Exchange
 from p2ptrain.swarm.inputs import AveragingConfig, Contribution
 from p2ptrain.swarm.pace import Pace
 from p2ptrain.swarm.presence import Presence
+from p2ptrain.swarm.proofs import Proofs
 from p2ptrain.swarm.reveals import Reveals
 from p2ptrain.swarm.sitting import SittingOut
 from p2ptrain.swarm.views import Views
@@ -99,7 +100,9 @@ class Standing:
         self._views = Views(config.timing, max(context.view + 1, promised), promised, 0.0)
         self._presence = Presence(config.me, config.timing.branch_s, 0.0)
         self._pace = Pace(config.me, config.settings)
+        self._proofs = Proofs(config)
         self._admissions = Admissions(config, reveals.anchor)
+        self._admissions.convicted = self._proofs.convicted
         self._connected: frozenset[PeerId] | None = None
         self._committed: deque[Digest] = deque(maxlen=PARENTS_REMEMBERED)
         self._early: dict[PeerId, Signed] = {}
@@ -117,6 +120,7 @@ class Standing:
         self.context = context
         self._voters = voters(context)
         self._exchange = Exchange(self.config, context)
+        self._exchange.convicted = self._proofs.convicted
         self._votes = Votes()
         self._proposal: Pending | None = None
         self._branch: Pending | None = None

@@ -1,14 +1,15 @@
 """Votes for children of one block, counted by view.
 
 A voter's first vote in a view counts. A different second one proves it a liar (rule 6.1), and both
-are handed on as the proof. Votes of a few views are kept for each voter, for peers need not be in
-the same view.
+are handed on as the proof; a ballot in a certificate is such a vote, too. Votes of a few views are
+kept for each voter, for peers need not be in the same view.
 """
 
 from __future__ import annotations
 
+from p2ptrain.swarm.chain import vote_of
 from p2ptrain.wire.limits import VOTES_PER_VOTER_MAX
-from p2ptrain.wire.messages import Ballot, Signed, Vote
+from p2ptrain.wire.messages import Ballot, Certificate, Signed, Vote
 from p2ptrain.wire.peer_id import PeerId
 
 
@@ -28,6 +29,13 @@ class Votes:
         while len(mine) > VOTES_PER_VOTER_MAX:
             del mine[min(mine)]
         return None
+
+    def contradicted_by(self, certificate: Certificate) -> list[tuple[Signed, Signed]]:
+        """Votes that a checked certificate's ballots exclude: each, and the voter's other one."""
+        vote = vote_of(certificate)
+        told = [Signed(ballot.voter, ballot.signature, vote) for ballot in certificate.ballots]
+        known = [(self.of(signed.signer, vote.view), signed) for signed in told]
+        return [(one, other) for one, other in known if one and one.statement != vote]
 
     def has(self, signed: Signed) -> bool:
         """Whether this very vote is counted already."""

@@ -49,6 +49,7 @@ CODES: dict[type, int] = {
     m.Contacts: 16, m.Goodbye: 17, m.Announced: 18, m.GetAnnounced: 19,
     m.Statement: 32, m.Propose: 33, m.GiveUp: 34, m.Certified: 35,
     m.Piece: 36, m.GetContribution: 37, m.GetVotes: 38,
+    m.Contradiction: 44,
     m.GetTip: 48, m.Tip: 49, m.GetHeaders: 50, m.Headers: 51, m.GetState: 52, m.StatePiece: 53,
     m.GetReduced: 54, m.ReducedPiece: 55, m.GetBlob: 56, m.Blob: 57, m.NotHeld: 58,
 }  # fmt: skip

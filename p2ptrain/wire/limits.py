@@ -136,6 +136,9 @@ BLOCKS_PER_PARENT_MAX = 16  # proposed blocks remembered: a proposer a view, mos
 VOTES_PER_VOTER_MAX = 4  # views of one voter whose votes are counted: its newest
 DURATIONS_KEPT = 8  # views whose durations set deadlines: enough to outvote three odd ones
 
+# Peers of which two statements that exclude one another are kept, to show and to refuse them.
+PROOFS_MAX = 256  # only members are convicted, and a roster takes in 16 a block; the oldest go
+
 # --- one node ----------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1  # of messages and rules; peers of another number are refused
 STRIKES_MAX = 16  # protocol errors of one peer in a run; a bug or a liar, not bad luck

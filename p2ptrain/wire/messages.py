@@ -158,6 +158,20 @@ class GetVotes:
     parent: Digest
 
 
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Two statements of one signer that exclude one another: Votes of a view, or Commits."""
+
+    first: Annotated[Signed, Only(("Commit", "Vote"))]
+    second: Annotated[Signed, Only(("Commit", "Vote"))]
+
+    def __post_init__(self) -> None:
+        first, second = self.first, self.second
+        check(first.signer == second.signer, "statements of two signers")
+        kinds = {type(first.statement), type(second.statement)}
+        check(kinds in ({Commit}, {Vote}), "two Commits or two Votes")
+
+
 # --- messages: catch-up --------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class GetTip:
@@ -325,7 +339,9 @@ class Goodbye:
     reason: Annotated[str, AtMost(REASON_BYTES_MAX)]
 
 
-Averaging = Statement | Propose | GiveUp | Certified | Piece | GetContribution | GetVotes
+Averaging = (
+    Statement | Propose | GiveUp | Certified | Piece | GetContribution | GetVotes | Contradiction
+)  # fmt: skip
 CatchUp = (
     GetTip | Tip | GetHeaders | Headers | GetState | StatePiece | GetReduced | ReducedPiece
     | GetBlob | Blob | NotHeld

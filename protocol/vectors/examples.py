@@ -1,5 +1,6 @@
 """The examples behind the wire's vectors: one of each message, and each rule of refusal broken."""
 
+from dataclasses import replace
 from typing import Any
 
 from p2ptrain.wire.announcing import Heard, Known, tag_of
@@ -26,6 +27,7 @@ from p2ptrain.wire.messages import (
     Commit,
     Contact,
     Contacts,
+    Contradiction,
     Entry,
     GetAnnounced,
     GetBlob,
@@ -159,6 +161,8 @@ MESSAGES: dict[str, Message] = {
     "get contribution": GetContribution(GENESIS, ALICE.peer, (0, 1, 4095)),
     "get commit alone": GetContribution(GENESIS, ALICE.peer, ()),
     "get votes": GetVotes(GENESIS),
+    "two votes of one view": Contradiction(one(VOTE), one(replace(VOTE, state=named("a lie")))),
+    "two commits to one parent": Contradiction(one(COMMIT), one(replace(COMMIT, weight=1))),
     "get tip": GetTip(7),
     "tip": Tip(LAST, 1, (block_digest(CLOSING), block_digest(BLOCK))),
     "tip at the founding block": Tip(None, 0, ()),
