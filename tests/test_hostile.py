@@ -65,10 +65,10 @@ async def test_lies_in_votes_proposals_and_certificates_cost_their_views_and_no_
     tmp_path: Path,
 ) -> None:
     liar = (
-        "honest:6,replays:4,false_haves:4,two_proposals:8,stalls:8,"
+        "honest:6,replays:4,false_haves:4,two_proposals:16,stalls:8,"
         "false_timeouts:5,wrong_signatures:1,double_votes"
     )
-    async with trial(tmp_path, Plan((liar,), rounds=76)) as run:
+    async with trial(tmp_path, Plan((liar,), rounds=84)) as run:
         assert_unharmed(run)
         told = run.lies(liar)
         assert len(told) == 7, told
