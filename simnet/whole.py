@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from p2ptrain.config import Recipe
 from p2ptrain.config_local import NodeConfig, SwarmLink, node_config, parse_link
 from p2ptrain.data.shipped import recipe_path, seed_digits
+from p2ptrain.errors import ConfigError
 from p2ptrain.node.local_swarm import share_kernels
 from p2ptrain.node.node import JoinOptions, join
 from p2ptrain.node.platform import Platform
@@ -104,7 +105,10 @@ class Story:
 
 
 def simulate(plan: Plan, folder: Path) -> Story:
-    """Run it; folder is empty and takes the nodes' homes. Raises trio.TooSlowError if it stalls."""
+    """Run it; folder is empty and takes the nodes' homes.
+
+    Raises trio.TooSlowError if it stalls, ConfigError if the others end while some are cut off.
+    """
     began = time.perf_counter()
     story: Story = whole_time.run(_simulate, plan, folder, seed=plan.seed)
     story.wall_s = time.perf_counter() - began
@@ -123,7 +127,13 @@ async def _simulate(plan: Plan, folder: Path) -> Story:
             for node in range(1, plan.nodes):
                 nursery.start_soon(swarm.live_later, node, link, START_S_MAX * chance.random())
             if plan.partition:
-                nursery.start_soon(_cut_and_heal, story, wires, chance)
+                nursery.start_soon(_cut_and_heal, story, wires, chance, nursery.cancel_scope)
+    if story.healed_at_s is None and plan.partition:
+        # They have gone home: whoever was cut off has nobody to fetch the end from.
+        raise ConfigError(
+            f"the others had done all {plan.rounds} rounds before the partition healed, and left; "
+            "take more --rounds, or --no-partition"
+        )
     story.virtual_s = trio.current_time()
     return story
 
@@ -201,7 +211,9 @@ async def _never(stop: object) -> None:
     await trio.sleep_forever()
 
 
-async def _cut_and_heal(story: Story, wires: Wires, chance: random.Random) -> None:
+async def _cut_and_heal(
+    story: Story, wires: Wires, chance: random.Random, run: trio.CancelScope
+) -> None:
     """Cut off less than a half of the nodes, of two the second, and join them again."""
     nodes, first = story.plan.nodes, max(1, story.plan.rounds // 4)
     while not any(number(event["round"]) >= first for _, event in story.of(0, "round")):
@@ -211,5 +223,8 @@ async def _cut_and_heal(story: Story, wires: Wires, chance: random.Random) -> No
     there = [host_of(node) for node in range(nodes) if node not in story.cut_off]
     wires.partition(there, [host_of(node) for node in cut_off])
     await trio.sleep(PARTITION_S)
+    if story.cut_off | story.summaries.keys() == set(range(nodes)):
+        run.cancel()
+        return
     wires.heal()
     story.healed_at_s = trio.current_time()

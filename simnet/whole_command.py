@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from p2ptrain.errors import ConfigError
 from simnet.whole import LIMIT_S, Plan, Story, simulate
 from simnet.whole_check import violations
 
@@ -29,7 +30,7 @@ def whole(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--nodes", type=_numbers, default=[2, 8, 32], metavar="2,8,32")
-    parser.add_argument("--rounds", type=int, default=4, help="of the recipe (default: 4)")
+    parser.add_argument("--rounds", type=int, default=16, help="of the recipe (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument("--no-partition", action="store_true", help="nobody is cut off")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
@@ -62,9 +63,10 @@ def _run(plan: Plan, options: argparse.Namespace) -> bool:
     with TemporaryDirectory(prefix="p2ptrain-whole-") as folder:
         try:
             story = simulate(plan, Path(folder))
-        except trio.TooSlowError:
+        except (trio.TooSlowError, ConfigError) as error:
             told: dict[str, Any] = {"nodes": plan.nodes, "seed": plan.seed}
-            told["violations"] = [f"not over after {LIMIT_S:.0f} s of virtual time"]
+            stalled = f"not over after {LIMIT_S:.0f} s of virtual time"
+            told["violations"] = [str(error) if isinstance(error, ConfigError) else stalled]
             print(json.dumps(told) if options.json else told["violations"][0])
             return False
     if options.log:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from p2ptrain.errors import ConfigError
 from simnet.whole import Plan, Story, simulate
 from simnet.whole_check import violations
 
@@ -42,8 +43,13 @@ def test_another_process_with_another_hash_seed_gives_the_same_trace(tmp_path: P
     assert there["trace"] == told(tmp_path / "here", 0).trace
 
 
-@pytest.mark.parametrize(("nodes", "rounds"), [(8, 6)])
+@pytest.mark.parametrize(("nodes", "rounds"), [(8, 16)])
 def test_many_nodes_train_through_a_partition_to_one_state(
     nodes: int, rounds: int, tmp_path: Path
 ) -> None:
-    ends_well(simulate(Plan(nodes=nodes, rounds=rounds, seed=1), tmp_path))
+    ends_well(simulate(Plan(nodes=nodes, rounds=rounds), tmp_path))
+
+
+def test_a_run_that_ends_before_the_partition_heals_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="before the partition healed, and left"):
+        simulate(Plan(nodes=4, rounds=4), tmp_path)
