@@ -13,10 +13,10 @@ everybody has a turn each roster / CALLED_MAX blocks. Whoever misses two turns i
 or a call) is out, and asks to enter again when it is back. swarm/chain.py applies it; the text is
 protocol/averaging.md section 1.
 
-Weighed, and simulated beside this: a committee drawn from the whole roster, the missing of which
-are out at once. At 10% churn a round with absences of five rounds a third of any draw is away, and
-one committee of four has no quorum. And a signed sign of life of every member each few blocks: to
-hold a roster of 10,000 as fresh takes half a megabyte a block.
+Weighed by arithmetic, not simulated: a committee drawn from the whole roster, the missing of which
+are out at once. With 30% of the members away 26% of such draws have no quorum (22 or more of 64
+away, binomial). And a signed sign of life of every member each few blocks, whose bytes grow with
+the swarm.
 """
 
 from __future__ import annotations

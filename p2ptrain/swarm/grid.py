@@ -15,7 +15,8 @@ Nobody picks a place: peers are sorted by digest("grid", beacon, peer id), and t
 sits in cell i. The first axis counts slowest, so the rows of the first stage differ by one member
 at most. Means carry the weight of what went into them, so uneven rows change nothing.
 
-Nodes average in one group so far; `python -m simnet figures --only scale` computes with this.
+The committee is drawn by swarm/committee.py, for rosters above COMMITTEE_MAX. Nobody averages on
+the grid; `python -m simnet figures --only scale` computes with both.
 
 Ryabinin et al., Moshpit SGD, 2021, arXiv:2103.03239, has the grid; there every peer carries its
 row's mean itself, and who drops out in between leaves an error behind.
