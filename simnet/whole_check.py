@@ -51,7 +51,7 @@ def _blocks(story: Story) -> Iterator[str]:
 def _moves_on(story: Story) -> Iterator[str]:
     if story.cut_at_s is None or story.healed_at_s is None:
         return
-    if story.healed_at_s - story.cut_at_s < PARTITION_S:
+    if story.healed_at_s < story.cut_at_s + PARTITION_S:
         yield "the partition was shorter than planned"
     if story.virtual_s > story.healed_at_s + HEALED_S_MAX + story.plan.rounds:
         yield f"the run took {story.virtual_s - story.healed_at_s:.0f} s after the heal"

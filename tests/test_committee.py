@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from p2ptrain.errors import RemoteProtocolError
+from p2ptrain.swarm.admissions import Admissions
 from p2ptrain.swarm.certificates import Rules, check_block
 from p2ptrain.swarm.chain import (
     Context,
@@ -18,11 +19,14 @@ from p2ptrain.swarm.chain import (
     voters,
 )
 from p2ptrain.swarm.committee import drawn, missed, seats
+from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.swarm.roster import Member
 from p2ptrain.wire.digest import ZERO_DIGEST, Digest, digest
+from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import CALLED_MAX, COMMITTEE_MAX, VOTER_SEATS
-from p2ptrain.wire.messages import BRANCH, CLOSE, ROUND, Block, Certificate, Entry, Norm2
+from p2ptrain.wire.messages import BRANCH, CLOSE, ROUND, Block, Certificate, Entry, Join, Norm2
 from p2ptrain.wire.peer_id import PeerId, peer_id_of
+from simnet.keys import KeyRing
 
 SETTINGS = Settings(4, (32,), 1000, 64, 1 << 80, 0)
 PEERS = sorted(peer_id_of(digest("peer", b"%d" % i)) for i in range(400))
@@ -255,3 +259,19 @@ def test_digests_are_what_draws() -> None:
     rest = sorted(set(PEERS[:300]) - set(ranked[:64]))
     called = sorted(rest, key=lambda p: digest("call", Digest(context.beacon), p.encode()))
     assert context.seats.called == tuple(called[:128])
+
+
+# --- who is let in ---------------------------------------------------------------------------
+@pytest.mark.parametrize(("members", "granted"), [(63, 1), (64, 0), (70, 0)])
+def test_proposers_let_nobody_in_beyond_64_members(members: int, granted: int) -> None:
+    context, keys = swarm(members), KeyRing(1)
+    signers = [keys.new_signer(), keys.new_signer()]
+    me = signers[0]
+    config = AveragingConfig(me.peer, SOMETHING, me, keys, SETTINGS)
+    admissions = Admissions(config, SOMETHING)
+    for signer in signers:
+        join = Join(context.block, SOMETHING, 1)
+        admissions.take(context, signer.peer, sign_statement(signer, SOMETHING, join))
+    assert len(admissions.joiners()) == 2
+    joins, leaves = admissions.granted(context)
+    assert (len(joins), len(leaves)) == (granted, 0)

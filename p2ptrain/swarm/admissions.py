@@ -18,10 +18,10 @@ from p2ptrain.swarm.inputs import AveragingConfig
 from p2ptrain.wire.digest import Digest
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import (
+    ADMITTED_MAX,
     CHANGES_PER_BLOCK_MAX,
     COMMITTEE_MAX,
     JOINS_PENDING_MAX,
-    ROSTER_MAX,
 )
 from p2ptrain.wire.messages import Join, Leave, Signed, Statement
 from p2ptrain.wire.peer_id import PeerId
@@ -104,7 +104,7 @@ class Admissions:
         )
 
     def granted(self, context: Context) -> tuple[tuple[Signed, ...], tuple[Signed, ...]]:
-        """The joins and leaves for the next block: as many as leave 1 to ROSTER_MAX members.
+        """The joins and leaves for the next block: as many as leave 1 to ADMITTED_MAX members.
 
         Members that the block will drop for absence are not counted out: the bounds are kept
         without that.
@@ -114,7 +114,7 @@ class Admissions:
         joins = [
             w for w in wishes if isinstance(w.statement, Join) and w.signer not in self.convicted
         ][:CHANGES_PER_BLOCK_MAX]
-        room = ROSTER_MAX - len(context.roster)
+        room = max(0, ADMITTED_MAX - len(context.roster))
         staying = len(context.roster) - len(leaves)
         return tuple(joins[:room]), tuple(leaves if staying > 0 else leaves[1:])
 

@@ -3,6 +3,7 @@
 # --- identity and roster -------------------------------------------------------------------
 COMMITTEE_MAX = 64  # one group (DESIGN section 4); 64 x 54-bit terms still fit the int64 sums
 ROSTER_MAX = 16_384  # 10,000 and room; a context of it takes 2 MB, and what a block adds 80 kB
+ADMITTED_MAX = COMMITTEE_MAX  # proposers let nobody in beyond: no larger swarm was simulated yet
 VOTER_SEATS = 48  # of a drawn committee: quorum and spare; the rest is open to newcomers, too
 CALLED_MAX = 128  # answers fill a committee while half of the roster is away; 8192 small messages
 RELAY_DEGREE = 8  # copies of a certificate that a peer sends on: 200 kB; see swarm/relaying.py
