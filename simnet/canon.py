@@ -38,11 +38,53 @@ class Seat(NamedTuple):
 
 def needed(context: Context, block: Block) -> tuple[frozenset[PeerId], int]:
     """Whose votes certify a child of a context's block, and how many of them."""
-    voters = {member.peer for member in context.roster if member.voter}
+    voters = entitled(context)
     if block.kind == BRANCH:
         living = frozenset(voters.intersection(block.living))
         return living, len(living)
-    return frozenset(voters), quorum_of(len(voters))
+    return voters, quorum_of(len(voters))
+
+
+def entitled(context: Context) -> frozenset[PeerId]:
+    """Who votes on children of a context's block."""
+    seated = drawn(context).committee
+    return frozenset(member.peer for member in context.roster if member.voter) & seated
+
+
+class Drawn(NamedTuple):
+    """What a block's beacon draws from a roster."""
+
+    committee: frozenset[PeerId]
+    called: tuple[PeerId, ...]
+
+
+_KNOWN: dict[tuple[Digest, Digest, int], Drawn] = {}  # of large rosters: 40 ms each
+
+
+def drawn(context: Context) -> Drawn:
+    """Who sits on the committee, and who is called (section 1)."""
+    if len(context.roster) <= 64:
+        return Drawn(frozenset(member.peer for member in context.roster), ())
+    key = (context.block, context.beacon, len(context.roster))
+    if key not in _KNOWN:
+        _KNOWN[key] = _draw(context)
+    return _KNOWN[key]
+
+
+def _draw(context: Context) -> Drawn:
+    votes = {member.peer: member.voter for member in context.roster}
+    seen = {peer for shown in context.seen for peer in shown} & set(votes)
+    pool = seen or set(votes)
+    if not any(votes[peer] for peer in pool):
+        pool = pool | {peer for peer, voter in votes.items() if voter}
+
+    def rank(domain: str, peers: set[PeerId]) -> list[PeerId]:
+        return sorted(peers, key=lambda p: (digest(domain, context.beacon, p.encode("ascii")), p))
+
+    first = rank("committee", {peer for peer in pool if votes[peer]})[:48]
+    rest = rank("committee", pool - set(first))[: 64 - len(first)]
+    seated = frozenset(first + rest)
+    return Drawn(seated, tuple(rank("call", set(votes) - seen - seated)[:128]))
 
 
 def seats(context: Context) -> tuple[Seat, ...]:
@@ -56,19 +98,30 @@ def roster_after(context: Context, block: Block, voter_after: int) -> tuple[Seat
     """The roster after a block."""
     before = seats(context)
     if block.kind == BRANCH:
-        return tuple(seat._replace(absent=0) for seat in before if seat.peer in block.living)
+        left_out = drawn(context).committee - set(block.living)
+        return tuple(
+            seat._replace(absent=0) if seat.peer in block.living else seat
+            for seat in before
+            if seat.peer not in left_out
+        )
     if block.kind != ROUND:
         return before
     revealed = {entry.peer: entry.reveal for entry in block.entries}
     declared = {entry.peer: entry.local_steps for entry in block.entries}
     left = {signed.signer for signed in block.leaves}
+    seated, called = drawn(context)
+    if len(block.living) == 64:
+        called = called[: max(called.index(peer) for peer in block.living)]
+    missed = seated | set(called)
     after: dict[PeerId, Seat] = {}
     for seat in before:
         if seat.peer in revealed:
             new = seat._replace(anchor=revealed[seat.peer], rounds=seat.rounds + 1, absent=0)
             new = new._replace(local_steps=declared[seat.peer])
+        elif seat.peer in block.living:
+            new = seat._replace(absent=0)
         else:
-            new = seat._replace(absent=seat.absent + 1)
+            new = seat._replace(absent=seat.absent + (seat.peer in missed))
         if seat.peer not in left and new.absent < 2:
             after[seat.peer] = new
     for signed in block.joins:

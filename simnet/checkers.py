@@ -281,7 +281,7 @@ class Judge:
             block = self.blocks.get(vote.block)
             if context is None or (block is not None and block.kind == BRANCH):
                 continue
-            entitled = {member.peer for member in context.roster if member.voter}
+            entitled = canon.entitled(context)
             if len(voters & entitled) >= quorum_of(len(entitled)):
                 children.setdefault(vote.parent, set()).add(vote.block)
         return children
@@ -321,7 +321,7 @@ class Judge:
 
     def _tolerable(self, block: Digest) -> bool:
         """Whether the roster after a block can bear its liars."""
-        voters = [m.peer for m in self.contexts[block].roster if m.voter]
+        voters = canon.entitled(self.contexts[block])
         return sum(peer in self.liars for peer in voters) <= liars_tolerated(len(voters))
 
     def _check_entries(self) -> None:

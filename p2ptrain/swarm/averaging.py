@@ -147,7 +147,9 @@ class Averaging(Showing):
         times.append(self._at_last)
         if self._grace_at is not None and self._proposal is None:
             times.append(self._grace_at)
-        if self._is_voter and not self.finished:
+        soonest = min((t for t in times if t > self._expired_at), default=inf)
+        may_be = self._is_voter and not self.finished
+        if may_be and soonest > self._presence.not_lost_before(self._voters):
             times.append(self._presence.lost_at(self._voters))
         return min((t for t in times if t > self._expired_at), default=inf)
 

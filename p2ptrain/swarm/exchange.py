@@ -192,12 +192,12 @@ class Exchange:
 
         patient  wait while pieces of a known Commit are still missing
         """
+        if patient and any(not h.whole and not h.bad for h in self.held.everything()):
+            return []
         whole = self.held.whole()
         if self._config.me not in self._voters or not whole:
             return []
         if self._have_sent == (proposer, whole):
-            return []
-        if patient and any(not h.whole and not h.bad for h in self.held.everything()):
             return []
         have = Have(self._context.block, whole)
         self.have(self._config.me, have)

@@ -24,6 +24,8 @@ class Presence:
         self._running_since = now
         self._heard: dict[PeerId, float] = {}
         self.elsewhere: frozenset[PeerId] = frozenset()  # voters that signed another branch
+        self._known: tuple[tuple[PeerId, ...], frozenset[PeerId]] | None = None
+        self._not_before = -inf  # what lost_at was for these voters: it only grows
 
     def heard(self, peer: PeerId, now: float) -> None:
         """A sign of life; those of peers outside the roster do not matter."""
@@ -36,6 +38,7 @@ class Presence:
 
     def follow(self, members: Iterable[PeerId], now: float) -> None:
         """Watch these peers from now on; those that are new have just been heard of."""
+        self._known = None
         self._heard = {peer: self._heard.get(peer, now) for peer in members if peer != self._me}
         self.elsewhere = frozenset()
 
@@ -50,6 +53,16 @@ class Presence:
             p for p in sorted(members) if p not in self.elsewhere and self.is_heard(p, now)
         )
 
+    def is_lost(self, voters: tuple[PeerId, ...], now: float) -> bool:
+        """Whether the quorum counts as lost: asked after every message, so it seldom looks."""
+        return now >= self.not_lost_before(voters) and now >= self.lost_at(voters)
+
+    def not_lost_before(self, voters: tuple[PeerId, ...]) -> float:
+        """A time that lost_at does not come before, known without looking; -inf: none is."""
+        known = self._known
+        same = known is not None and known[0] is voters and known[1] is self.elsewhere
+        return self._not_before if same else -inf
+
     def lost_at(self, voters: tuple[PeerId, ...]) -> float:
         """When the quorum will count as lost, or did, if nobody is heard until then; inf: never."""
         needed = quorum(len(voters)) - (self._me in voters)
@@ -58,4 +71,6 @@ class Presence:
         others = [p for p in voters if p != self._me and p not in self.elsewhere]
         times = sorted((self._heard.get(p, -inf) for p in others), reverse=True)
         newest = times[needed - 1] if len(times) >= needed else -inf
+        self._known = (voters, self.elsewhere)
+        self._not_before = max(newest, self._running_since) + self._branch_s
         return max(newest, self._running_since) + self._branch_s

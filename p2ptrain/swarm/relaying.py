@@ -70,7 +70,7 @@ class Relaying(Standing):
         return any(self._presence.is_heard(b.voter, now) for b in certificate.ballots)
 
     def _quorum_lost(self, now: float) -> bool:
-        return now >= self._presence.lost_at(self._voters)
+        return self._presence.is_lost(self._voters, now)
 
     def _note_foreign(self, certificate: Certificate) -> None:
         """A branch went off on our block that we do not follow, or not yet."""

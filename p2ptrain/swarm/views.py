@@ -126,6 +126,8 @@ class Views:
 
     def timeouts(self, view: int, voters: tuple[PeerId, ...]) -> list[Signed]:
         """The Timeouts of these voters for exactly this view, in their order."""
+        if not self._timeouts:  # as nearly always, and this is asked after every message
+            return []
         found = (self._timeouts.get(peer, {}).get(view) for peer in voters)
         return [signed for signed in found if signed is not None]
 
@@ -135,8 +137,10 @@ class Views:
 
     def given_up_by(self, others: list[PeerId]) -> int:
         """The highest view that floor((M-1)/3) + 1 of the other voters have given up; 0: none."""
-        newest = sorted((self.newest_of(peer) for peer in others), reverse=True)
         needed = liars_max(len(others) + 1) + 1
+        if len(self._timeouts) < needed:
+            return 0
+        newest = sorted((self.newest_of(peer) for peer in others), reverse=True)
         return newest[needed - 1] if len(newest) >= needed else 0
 
     def target(self, others: list[PeerId]) -> int:
