@@ -64,8 +64,9 @@ class CrowdPeer(Shell):
 
     def _ping(self) -> None:
         self._learn_peers()
-        if self.averaging is None or not self._seated:
+        if not self._seated:
             self.ping_at = self.world.now + FAR_PING_S
+        if self.averaging is None or not self._seated:
             return
         seated = self.storage.history.tip.seats.sitting
         for peer in self.connected:
