@@ -66,8 +66,8 @@ def state_digest(arithmetic: Arithmetic, state: bytes) -> Digest:
 class Hashes:
     """The exact stand-in. A shard is 16 bytes of squared norm and a random tag of 16."""
 
-    def __init__(self) -> None:
-        self.shard_bytes: tuple[int, ...] = (32,) * SHARDS
+    def __init__(self, shards: int = SHARDS) -> None:
+        self.shard_bytes: tuple[int, ...] = (32,) * shards
         self.piece_count = PIECES
         self.codec = 4
         self.warmup_rounds = 0
@@ -79,7 +79,7 @@ class Hashes:
 
     def contribution(self, state: bytes, rng: random.Random, rounds: int) -> tuple[bytes, ...]:
         """Random norms between 1 and 9 (in units of 2**-64) and random tags."""
-        norms = [rng.randrange(1 << 64, 9 << 64) for _ in range(SHARDS)]
+        norms = [rng.randrange(1 << 64, 9 << 64) for _ in self.shard_bytes]
         return tuple(norm.to_bytes(16, "big") + rng.randbytes(16) for norm in norms)
 
     def norm2(self, shard: bytes) -> Norm2 | None:
@@ -90,7 +90,7 @@ class Hashes:
         """A hash of the ordered factors and shards."""
         return tuple(
             digest("sum", *(b"%d " % term.factor + term.shards[i] for term in terms))
-            for i in range(SHARDS)
+            for i in range(len(self.shard_bytes))
         )
 
     def steps_off(self, terms: Sequence[Term], reduced: Sequence[bytes]) -> float:

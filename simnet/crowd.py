@@ -143,7 +143,7 @@ class CrowdRun:
         self.peers = [signer.peer for signer in signers]
         uplinks = {peer: float(self.rng.choice(UPLINKS_MBIT_S)) for peer in self.peers}
         self.world = CrowdWorld(seed, crowd.network, uplinks)
-        self.arithmetic = Hashes()
+        self.arithmetic = Hashes(shards=1)
         liars = frozenset(self.peers[i] for i in crowd.liars)
         self.world.liars = liars
         self.settings = Settings(

@@ -28,7 +28,7 @@ from simnet.trace import kind_of
 from simnet.world import Node, World
 
 NEIGHBOURS = 16  # a coverage of all but e**-16 by those who are told; a node keeps as many
-SHARD_BYTES = 20_000
+SHARD_BYTES = 40_000
 EVENTS_MAX = 200_000_000
 UPLINKS_MBIT_S = (10, 50, 100)
 

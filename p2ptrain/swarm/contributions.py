@@ -142,6 +142,11 @@ class Contributions:
         for peer in sorted(self._held):
             yield from self._held[peer]
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether pieces of a known commit are still to come."""
+        return any(not held.whole and not held.bad for held in self._by_name.values())
+
     def whole(self) -> tuple[Digest, ...]:
         """Digests of the contributions that are held whole, sorted: what a Have says."""
         return tuple(sorted(held.name for held in self._by_name.values() if held.whole))

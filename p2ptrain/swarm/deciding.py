@@ -172,6 +172,8 @@ class Deciding(Relaying):
         return effects
 
     def _next_view(self, now: float) -> list[Effect] | None:
+        if self._views.quiet:
+            return None
         for view in sorted({self._views.view, self._views.gave_up}):
             given_up = self._views.timeouts(view, self._voters)
             if view >= self._views.view and len(given_up) >= quorum(len(self._voters)):
@@ -192,8 +194,10 @@ class Deciding(Relaying):
         return self._promise(view - 1)
 
     def _pull(self, now: float) -> list[Effect] | None:
+        if not self._speaks or self._views.quiet:
+            return None
         given_up = self._views.given_up_by(self._other_voters())
-        if not self._speaks or given_up < self._views.view or given_up <= self._views.gave_up:
+        if given_up < self._views.view or given_up <= self._views.gave_up:
             return None
         return self._give_up(given_up)
 

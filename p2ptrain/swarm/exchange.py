@@ -192,7 +192,7 @@ class Exchange:
 
         patient  wait while pieces of a known Commit are still missing
         """
-        if patient and any(not h.whole and not h.bad for h in self.held.everything()):
+        if patient and self.held.incomplete:
             return []
         whole = self.held.whole()
         if self._config.me not in self._voters or not whole:

@@ -119,6 +119,7 @@ class Standing:
         """Begin anew on a block: nothing of the old parent is kept."""
         self.context = context
         self._voters = voters(context)
+        self._is_voter = self.config.me in self._voters
         self._exchange = Exchange(self.config, context)
         self._exchange.convicted = self._proofs.convicted
         self._votes = Votes()
@@ -141,10 +142,6 @@ class Standing:
             self._admissions.wish.anchor = member.anchor
 
     # --- who ----------------------------------------------------------------------------------
-    @property
-    def _is_voter(self) -> bool:
-        return self.config.me in self._voters
-
     @property
     def _sits(self) -> bool:
         """Whether it is on the committee: its contribution would count."""

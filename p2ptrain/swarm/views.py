@@ -124,10 +124,13 @@ class Views:
                 if isinstance(signed.statement, Timeout) and usable(signed.statement)
             }
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody has given anything up, as nearly always."""
+        return not self._timeouts
+
     def timeouts(self, view: int, voters: tuple[PeerId, ...]) -> list[Signed]:
         """The Timeouts of these voters for exactly this view, in their order."""
-        if not self._timeouts:  # as nearly always, and this is asked after every message
-            return []
         found = (self._timeouts.get(peer, {}).get(view) for peer in voters)
         return [signed for signed in found if signed is not None]
 
@@ -138,8 +141,6 @@ class Views:
     def given_up_by(self, others: list[PeerId]) -> int:
         """The highest view that floor((M-1)/3) + 1 of the other voters have given up; 0: none."""
         needed = liars_max(len(others) + 1) + 1
-        if len(self._timeouts) < needed:
-            return 0
         newest = sorted((self.newest_of(peer) for peer in others), reverse=True)
         return newest[needed - 1] if len(newest) >= needed else 0
 

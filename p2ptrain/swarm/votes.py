@@ -18,9 +18,11 @@ class Votes:
 
     def __init__(self) -> None:
         self._votes: dict[PeerId, dict[int, Signed]] = {}
+        self._tallies: dict[Vote, list[Ballot]] | None = None
 
     def add(self, signed: Signed, vote: Vote) -> Signed | None:
         """Count a checked vote; returns the vote that it contradicts, if it does."""
+        self._tallies = None
         mine = self._votes.setdefault(signed.signer, {})
         known = mine.get(vote.view)
         if known is not None:
@@ -59,10 +61,13 @@ class Votes:
 
     def tallies(self) -> dict[Vote, list[Ballot]]:
         """Equal votes together, their ballots sorted by voter."""
+        if self._tallies is not None:  # asked after every message
+            return self._tallies
         tallies: dict[Vote, list[Ballot]] = {}
         for peer in sorted(self._votes):
             for signed in self._votes[peer].values():
                 if isinstance(signed.statement, Vote):
                     ballot = Ballot(peer, signed.signature)
                     tallies.setdefault(signed.statement, []).append(ballot)
+        self._tallies = tallies
         return tallies
