@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from simnet.crowd_command import crowds, is_crowd
 from simnet.figures import figures
 from simnet.scenarios import SCENARIOS, Outcome, run_seed
 from simnet.story_command import tell
@@ -33,13 +34,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run this seed alone; of a story: another seed")
     parser.add_argument("--seeds", type=int, help="run seeds FROM .. FROM + SEEDS - 1")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
-    parser.add_argument("--peers", type=int, default=0, help="founding members, 1 to 7; 0: drawn")
+    parser.add_argument(
+        "--peers", type=int, default=0, help="founders, 1 to 7; 0: drawn; > 64: a crowd"
+    )
+    parser.add_argument("--rounds", type=int, default=0, help="of a crowd (simnet/crowd.py)")
+    parser.add_argument("--churn", type=float, default=-1.0, help="of a crowd: share a round")
     parser.add_argument("--scenario", default="", choices=["", *SCENARIOS], help="kind of run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--log", action="store_true", help="with --seed: print every event")
     options = parser.parse_args()
     if options.story is not None:
         return tell(options)
+    if is_crowd(options):
+        return crowds(options)
     if options.seeds is None:
         return _one(options)
     return _many(options)

@@ -6,8 +6,8 @@
 A seed draws the network (loss, delay, duplication, uplinks), churn of 1 to 10% a round (crashes
 with a restart, freezes, deaths; newcomers ask to join for those who died), a partition, and liars.
 Clocks differ: every duration of a peer is stretched by a factor of its own. So it goes until
-`rounds - CORE_ROUNDS` rounds are certified. Then the network heals, and those who live must all come
-to one state within SETTLE_S, CORE_ROUNDS rounds further.
+`rounds - CORE_ROUNDS` rounds are certified. Then the network heals, and those who live must all
+come to one state within SETTLE_S, CORE_ROUNDS rounds further.
 
 Safety (S1 to S7 of simnet/checkers.py) is judged all the time; what is equal for thousands of peers
 is judged once. Liveness: L5, the crowd comes to one state after the healing. What a peer computes
@@ -75,6 +75,7 @@ class Crowd:
 class Report:
     """What came of a crowd.
 
+    churn, faults   what the seed drew; the latter in words
     contributions   entries of all certified rounds
     committees      seats in them
     blocks, branches  on the longest chain
@@ -89,6 +90,8 @@ class Report:
 
     seed: int = 0
     peers: int = 0
+    churn: float = 0.0
+    faults: str = ""
     rounds: int = 0
     contributions: int = 0
     committees: int = 0
@@ -106,13 +109,18 @@ class Report:
     trace: str = ""
     violation: str = ""
 
+    @property
+    def progress(self) -> float:
+        """Share of the committees' seats whose work counted."""
+        return self.contributions / max(1, self.committees)
+
 
 def draw_crowd(seed: int, peers: int, rounds: int, churn: float = -1.0) -> Crowd:
     """The crowd of a seed; churn below 0: the seed draws 1 to 10% a round."""
     rng = random.Random(f"crowd {seed}")
     network = Network(
         delay_mean_s=rng.choice([0.02, 0.05, 0.1]),
-        loss_ratio=rng.choice([0.0, 0.01, 0.03]),
+        loss_ratio=rng.choice([0.0, 0.001, 0.01]),
         duplicate_ratio=rng.choice([0.0, 0.05]),
         ordered=False,
     )
@@ -162,7 +170,7 @@ class CrowdRun:
         self.away: set[int] = set()
         self.rounds = self.last_failure = 0
         self.healed_at = inf
-        self.report = Report(seed=seed, peers=crowd.peers)
+        self.report = Report(seed, crowd.peers, crowd.churn, _faults(crowd))
 
     def _shells(self, signers: list) -> list[Shell]:  # type: ignore[type-arg]
         """Everybody's process; the founders as members of the founding block."""
@@ -324,6 +332,19 @@ class CrowdRun:
         report.bytes_a_peer = sent / self.crowd.peers / max(1, report.rounds)
         report.virtual_s, report.events, report.trace = world.now, world.events, world.digest()
         return report
+
+
+def _faults(crowd: Crowd) -> str:
+    """The network, the partition and the liars, for people."""
+    network = crowd.network
+    found = [f"delay {network.delay_mean_s * 1000:.0f} ms", f"loss {network.loss_ratio:.1%}"]
+    if network.duplicate_ratio:
+        found.append(f"{network.duplicate_ratio:.0%} twice")
+    if crowd.partition:
+        found.append(f"{crowd.partition:.0%} cut off")
+    if crowd.liars:
+        found.append(f"{len(crowd.liars)} liars")
+    return ", ".join(found)
 
 
 def _kind(lie: str) -> type[Shell]:

@@ -1,8 +1,8 @@
 """One peer of a crowd: a Shell that is connected to its neighbours, and to its committee.
 
 The machines are those of every other scenario, and a peer that does not sit on the committee runs
-the very same ones. What differs is the shell's part: whom it is connected to, whom it asks where the
-chain stands, and how often it says that it lives.
+the very same ones. What differs is the shell's part: whom it is connected to, whom it asks where
+the chain stands, and how often it says that it lives.
 """
 
 from __future__ import annotations

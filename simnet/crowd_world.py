@@ -19,6 +19,7 @@ from p2ptrain.wire.messages import (
     Piece,
     Propose,
     ReducedPiece,
+    Signed,
     StatePiece,
     Tip,
 )
@@ -45,6 +46,7 @@ class CrowdWorld(World):
         self._rates = {peer: mbit_s * 1e6 / 8 for peer, mbit_s in uplinks.items()}
         self._free = dict.fromkeys(uplinks, 0.0)
         self._sizes: dict[str, int] = {}
+        self._statements: dict[int, tuple[Signed, int]] = {}
         self._certificates: dict[int, tuple[Certificate, int]] = {}
 
     def post(self, sender: PeerId, to: PeerId, message: Message) -> None:
@@ -66,14 +68,28 @@ class CrowdWorld(World):
                 return SHARD_BYTES
             case Certified(certificate) | Tip(certificate=certificate):
                 return 64 + self._of(certificate)
-            case GiveUp(certificate=certificate) | Propose(certificate=certificate):
-                return 2 * self._of(certificate)  # its block is as large as the last one
+            case GiveUp() | Propose():
+                return self._of(message.certificate) + self._rest(message)
             case Headers(certificates=certificates):
                 return sum(map(self._of, certificates))
+            case _:
+                return self._usual(message)
+
+    def _usual(self, message: Message) -> int:
+        """Of the first of its kind: all are about as large."""
         kind = kind_of(message)
         if kind not in self._sizes:
             self._sizes[kind] = len(encode(message))
         return self._sizes[kind]
+
+    def _rest(self, message: GiveUp | Propose) -> int:
+        """Without its certificate: a Timeout or a Proposal, which have blocks in them."""
+        signed = message.signed
+        found = self._statements.get(id(signed))
+        if found is None:
+            found = signed, len(encode(type(message)(signed, None)))
+            self._statements[id(signed)] = found
+        return found[1]
 
     def _of(self, certificate: Certificate | None) -> int:
         if certificate is None:

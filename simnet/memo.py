@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from p2ptrain.swarm import certificates, chain
-from p2ptrain.wire import codec
+from p2ptrain.wire import codec, envelope
 
 USERS = ("p2ptrain.", "simnet.")
 
@@ -25,8 +25,10 @@ def shared_work() -> Iterator[None]:
     contexts: dict[Any, chain.Context] = {}
     legal: set[Any] = set()
     signed: dict[int, Any] = {}
+    genuine: dict[int, Any] = {}
     real_digest, real_advance = codec.block_digest, chain.advance
     real_block, real_ballots = certificates.check_block, certificates.check_ballots
+    real_signed = envelope.check_signed
 
     def block_digest(block: Any) -> Any:
         found = digests.get(id(block))
@@ -35,8 +37,8 @@ def shared_work() -> Iterator[None]:
         return found[1]
 
     def advance(context: Any, certificate: Any, settings: Any) -> chain.Context:
-        key = (context.block, context.view, block_digest(certificate.block), certificate.view)
-        key = (*key, certificate.state)
+        block, state = block_digest(certificate.block), certificate.state
+        key = (context.block, context.view, block, certificate.view, state)
         if key not in contexts:
             contexts[key] = real_advance(context, certificate, settings)
         return contexts[key]
@@ -52,11 +54,17 @@ def shared_work() -> Iterator[None]:
             real_ballots(rules, electorate, certificate, sender)
             signed[id(certificate)] = certificate
 
+    def check_signed(verifier: Any, swarm: Any, statement: Any, sender: Any) -> None:
+        if genuine.get(id(statement)) is not statement:
+            real_signed(verifier, swarm, statement, sender)
+            genuine[id(statement)] = statement
+
     pairs = (
         (real_digest, block_digest),
         (real_advance, advance),
         (real_block, check_block),
         (real_ballots, check_ballots),
+        (real_signed, check_signed),
     )
     for real, memo in pairs:
         kept += list(_replace(real, memo))

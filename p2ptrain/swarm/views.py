@@ -43,6 +43,7 @@ class Views:
         self.deadline = inf
         self._durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._timeouts: dict[PeerId, dict[int, Signed]] = {}
+        self._found: dict[tuple[int, tuple[PeerId, ...]], list[Signed]] = {}  # until they change
 
     # --- durations ----------------------------------------------------------------------------
     def _duration(self, parts: int) -> float | None:
@@ -94,6 +95,7 @@ class Views:
         self.entered_at = now
         self.failed = 0
         self.deadline = inf
+        self._found.clear()
         for mine in self._timeouts.values():
             for old in [v for v in mine if v < self.view - 1]:
                 del mine[old]
@@ -107,6 +109,7 @@ class Views:
     # --- Timeouts -----------------------------------------------------------------------------
     def note(self, signed: Signed, timeout: Timeout) -> None:
         """Keep a checked Timeout; a later one for the same view says more and replaces it."""
+        self._found.clear()
         mine = self._timeouts.setdefault(signed.signer, {})
         known = mine.get(timeout.view)
         if known is not None and _high(known) > timeout.high_view:
@@ -117,6 +120,7 @@ class Views:
 
     def retain(self, usable: Callable[[Timeout], bool]) -> None:
         """Forget the Timeouts that name a certificate of a chain that we have left."""
+        self._found.clear()
         for peer, mine in self._timeouts.items():
             self._timeouts[peer] = {
                 view: signed
@@ -131,12 +135,16 @@ class Views:
 
     def timeouts(self, view: int, voters: tuple[PeerId, ...]) -> list[Signed]:
         """The Timeouts of these voters for exactly this view, in their order."""
-        found = (self._timeouts.get(peer, {}).get(view) for peer in voters)
-        return [signed for signed in found if signed is not None]
+        key = view, voters  # asked after every message
+        if key not in self._found:
+            found = (self._timeouts.get(peer, {}).get(view) for peer in voters)
+            self._found[key] = [signed for signed in found if signed is not None]
+        return self._found[key]
 
     def newest_of(self, peer: PeerId) -> int:
         """The highest view that a peer has given up; 0: none."""
-        return max(self._timeouts.get(peer, {}), default=0)
+        mine = self._timeouts.get(peer)
+        return max(mine) if mine else 0
 
     def given_up_by(self, others: list[PeerId]) -> int:
         """The highest view that floor((M-1)/3) + 1 of the other voters have given up; 0: none."""
