@@ -51,7 +51,7 @@ from p2ptrain.wire.messages import (
     Vote,
 )
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_root
+from p2ptrain.wire.shards import merkle_root, root_of_author
 from simnet import canon
 from simnet.faults import liars_tolerated, quorum_of
 from simnet.trace import short
@@ -174,7 +174,8 @@ class Judge:
             raise ViolationError("S4", f"{where} another set")
         for term, entry in zip(reduce.terms, block.entries, strict=True):
             _, commit = self.commits.get(entry.commit, (None, None))
-            if commit is not None and merkle_root(term.shards) != commit.root:
+            root = root_of_author(term.peer, merkle_root(term.shards))
+            if commit is not None and root != commit.root:
                 raise ViolationError("S4", f"{where} other shards of {entry.peer[-6:]}")
             real = norm2 and sum(norm2(shard) or 0 for shard in term.shards)
             if real is not None and real != entry.norm2:

@@ -33,7 +33,7 @@ from p2ptrain.wire.messages import (
     Vote,
 )
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_proofs, merkle_root
+from p2ptrain.wire.shards import merkle_proofs, merkle_root, root_of_author
 
 FOREIGN = digest("nothing", b"known")
 
@@ -83,7 +83,7 @@ class Stage:
             data=made.data,
             codec=SETTINGS.codec,
             weight=made.weight,
-            root=merkle_root(made.shards),
+            root=root_of_author(peer, merkle_root(made.shards)),
             norms2=made.norms2,
             reveal=chain_of(peer).preimage(chain_of(peer).anchor) or ZERO_DIGEST,
             local_steps=1,

@@ -10,7 +10,7 @@ from p2ptrain.wire.digest import ZERO_DIGEST
 from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.messages import Commit, Have, Signed
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_root
+from p2ptrain.wire.shards import merkle_root, root_of_author
 
 
 class Table:
@@ -31,8 +31,8 @@ class Table:
         base, peer = self.router.base, self.router.peers[name]
         made = work(name, base)
         commit = Commit(
-            base.block, base.state, made.data, 8, made.weight, merkle_root(made.shards),
-            made.norms2, ZERO_DIGEST, 1,
+            base.block, base.state, made.data, 8, made.weight,
+            root_of_author(name, merkle_root(made.shards)), made.norms2, ZERO_DIGEST, 1,
         )  # fmt: skip
         return sign_statement(peer.config.signer, SWARM, commit)
 

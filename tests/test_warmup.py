@@ -18,7 +18,7 @@ from p2ptrain.wire.envelope import sign_statement
 from p2ptrain.wire.limits import WARMUP_CODEC_NUMBER
 from p2ptrain.wire.messages import Commit, Piece
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_proofs, merkle_root
+from p2ptrain.wire.shards import merkle_proofs, merkle_root, root_of_author
 
 DIGITS = recipe_path("digits").read_text()
 SHARDS_OF_WARMUP = (b"sixteen bytes...", b"eight...")
@@ -44,8 +44,9 @@ class Table:
     def commits(self, codec: int, shards: tuple[bytes, ...]) -> None:
         made, anchor = work(self.other, self.base), chain_of(self.other).anchor
         commit = Commit(
-            self.base.block, self.base.state, made.data, codec, made.weight, merkle_root(shards),
-            made.norms2, chain_of(self.other).preimage(anchor) or ZERO_DIGEST, 1,
+            self.base.block, self.base.state, made.data, codec, made.weight,
+            root_of_author(self.other, merkle_root(shards)), made.norms2,
+            chain_of(self.other).preimage(anchor) or ZERO_DIGEST, 1,
         )  # fmt: skip
         self.exchange.commit(self.other, sign_statement(self.signer, SWARM, commit), ())
 

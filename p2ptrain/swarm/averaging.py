@@ -62,7 +62,7 @@ from p2ptrain.wire.messages import (
     Statement,
 )
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_root
+from p2ptrain.wire.shards import merkle_root, root_of_author
 
 
 class Averaging(Showing):
@@ -245,7 +245,7 @@ class Averaging(Showing):
             data=contribution.data,
             codec=self._exchange.codec,
             weight=contribution.weight,
-            root=merkle_root(contribution.shards),
+            root=root_of_author(self.config.me, merkle_root(contribution.shards)),
             norms2=contribution.norms2,
             reveal=reveal,
             local_steps=self._declare(now, contribution),

@@ -29,7 +29,7 @@ from p2ptrain.wire.envelope import check_signed
 from p2ptrain.wire.limits import COMMITS_PER_PEER_MAX
 from p2ptrain.wire.messages import Block, Commit, Entry, Norm2, Piece, Signed
 from p2ptrain.wire.peer_id import PeerId
-from p2ptrain.wire.shards import merkle_check, merkle_proofs
+from p2ptrain.wire.shards import merkle_proofs, root_of_author, root_of_path
 
 
 @dataclass(slots=True)
@@ -162,13 +162,14 @@ class Contributions:
         sizes = self._rules.settings.shard_bytes_after(self._context.rounds)
         if piece.shard >= len(sizes) or len(piece.data) != sizes[piece.shard]:
             raise RemoteProtocolError(sender, "averaging 3.5", f"shard {piece.shard}")
+        root = root_of_path(len(sizes), piece.shard, piece.data, piece.proof)
+        name = root and root_of_author(piece.contributor, root)
         open_places = False
         for held in self.all_of(piece.contributor):
             if piece.shard in held.shards or piece.shard in held.checking:
                 continue
             open_places = True
-            root = held.commit.root
-            if merkle_check(root, len(sizes), piece.shard, piece.data, piece.proof):
+            if held.commit.root == name:
                 return held
         if open_places and sender == piece.contributor:
             raise RemoteProtocolError(sender, "averaging 3.2", f"proof of shard {piece.shard}")

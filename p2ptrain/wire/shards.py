@@ -9,6 +9,7 @@ Commit's norms2, or follows from the recipe. protocol/encoding.md section 7.
 from collections.abc import Sequence
 
 from p2ptrain.wire.digest import Digest, digest
+from p2ptrain.wire.peer_id import PeerId
 
 EMPTY_ROOT = digest("empty")
 
@@ -40,6 +41,15 @@ def merkle_root_of_digests(digests: Sequence[Digest]) -> Digest:
     return level[0] if level else EMPTY_ROOT
 
 
+def root_of_author(author: PeerId, root: Digest) -> Digest:
+    """What a Commit names its author's shards by.
+
+    A Commit is seen before its shards are. Whoever repeats another's root in a Commit of its own,
+    and is then sent those shards, cannot pass them off under its own name.
+    """
+    return digest("contribution", author.encode("ascii"), root)
+
+
 def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[Digest, ...]:
     """The siblings on the way from leaf `index` to the root. Raises IndexError outside."""
     return merkle_proofs(leaves)[index]
@@ -63,20 +73,26 @@ def merkle_proofs(leaves: Sequence[bytes]) -> list[tuple[Digest, ...]]:
 def merkle_check(
     root: Digest, count: int, index: int, leaf: bytes, proof: tuple[Digest, ...]
 ) -> bool:
-    """Whether `leaf` is number `index` of the `count` leaves under `root`.
+    """Whether `leaf` is number `index` of the `count` leaves under `root`."""
+    return root_of_path(count, index, leaf, proof) == root
 
-    The path must have exactly the siblings that a tree of `count` leaves has: no more, no fewer.
+
+def root_of_path(count: int, index: int, leaf: bytes, proof: tuple[Digest, ...]) -> Digest | None:
+    """The root that has `leaf` as number `index` of its `count` leaves, by its path.
+
+    The path must have exactly the siblings that a tree of `count` leaves has, no more, no fewer:
+    else None.
     """
     if not 0 <= index < count or len(proof) > count.bit_length():
-        return False
+        return None
     node = leaf_digest(leaf)
     siblings = iter(proof)
     while count > 1:
         if index ^ 1 < count:
             sibling = next(siblings, None)
             if sibling is None:
-                return False
+                return None
             node = _parent(sibling, node) if index % 2 else _parent(node, sibling)
         index //= 2
         count = (count + 1) // 2
-    return node == root and next(siblings, None) is None
+    return node if next(siblings, None) is None else None
